@@ -1,7 +1,7 @@
-//! What an operator feels and pays: how long commands take, what the daemon costs while two VMs serve, and how soon a VM
-//! that was killed serves again. With stand-ins for QEMU and the guest, whose boot takes no time worth counting.
+//! What the daemon costs an operator: the latency of commands, the resources of the daemon while two VMs serve, and the time
+//! until a killed VM serves again. QEMU and the guest are stand-ins that boot in negligible time.
 //!
-//! `cargo bench -p cocoon-host-agent`
+//! Run it with `cargo bench -p cocoon-host-agent`.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -17,14 +17,14 @@ mod image;
 #[path = "../tests/updates/machine.rs"]
 mod machine;
 
-/// How long the daemon is watched while it does nothing.
+/// How long the resource use of the idle daemon is measured.
 const IDLE: Duration = Duration::from_secs(20);
-/// Kills of a VM.
+/// Number of times that a VM is killed.
 const KILLS: usize = 10;
-/// Of a machine that is slow and busy.
+/// Longest wait for an appliance to serve, generous enough for a slow and busy machine.
 const DEADLINE: Duration = Duration::from_secs(120);
 
-/// A daemon in a process of its own, ended with the bench.
+/// A daemon in its own process, which ends with the benchmark.
 struct Daemon {
     process: Child,
     folder: tempfile::TempDir,
@@ -113,13 +113,13 @@ impl Drop for Daemon {
     }
 }
 
-/// What a process costs.
+/// Resource use of a process.
 struct Costs {
-    /// Memory that it has, in KiB.
+    /// Resident memory (RSS) in KiB.
     resident: u64,
-    /// The same, of what it shares with others only its part: these add up.
+    /// Proportional share of the resident memory (PSS) in KiB. The shares of several processes can be added up.
     share: u64,
-    /// Processor time so far, in ticks.
+    /// Processor time used so far, in ticks.
     ticks: u64,
 }
 
@@ -160,7 +160,7 @@ fn row(what: &str, mut times: Vec<Duration>, goal: &str) {
 }
 
 fn main() {
-    // Started by a script in place of QEMU.
+    // Plays QEMU and exits if the stand-in's script started this process.
     machine::play();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(measure());
@@ -197,7 +197,7 @@ async fn measure() {
     }
     row("from `kill -9` of QEMU to serving again", again, "1 s");
 
-    // The daemon, and the processes that own its two VMs; QEMU is not counted.
+    // The daemon and the supervisors of its two VMs. QEMU is not counted.
     let mut processes = vec![("daemon", daemon.process.id())];
     for name in ["first", "second"] {
         let view = daemon.view(name).await.unwrap();
@@ -205,7 +205,7 @@ async fn measure() {
     }
     let before: Vec<u64> = processes.iter().map(|(_, pid)| costs(*pid).ticks).collect();
     tokio::time::sleep(IDLE).await;
-    // A tick is a hundredth of a second on every Linux of today.
+    // A tick is a hundredth of a second on all current Linux systems, so ticks per second are per cent of a core.
     let percent = |ticks: u64| ticks as f64 / IDLE.as_secs_f64();
     let megabytes = |kibibytes: u64| kibibytes as f64 * 1024.0 / 1e6;
     println!(

@@ -1,4 +1,4 @@
-//! `cocoon-host config`, the manual page and completions, as an operator meets them.
+//! `cocoon-host config`, the manual page and the shell completions, as an operator uses them.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -17,7 +17,7 @@ fn text(bytes: Vec<u8>) -> String {
     String::from_utf8(bytes).unwrap()
 }
 
-/// The example, made fit for a machine of any size by way of a folder that is there.
+/// Returns the example configuration, adapted to a machine of any size and to a folder that exists.
 fn fitting(folder: &Path) -> String {
     EXAMPLE
         .replace("/srv/cocoon/appliance", &folder.display().to_string())
@@ -89,7 +89,7 @@ fn what_is_wrong_is_an_answer_and_what_cannot_be_read_an_error() {
     );
 }
 
-/// Made from the very definition of the command line, so that neither can lag behind.
+/// Both are generated from the definition of the command line, so they must list every command.
 #[test]
 fn manual_and_completions_know_every_command() {
     let help = text(run(&["--help"]).stdout);
@@ -109,7 +109,7 @@ fn manual_and_completions_know_every_command() {
     assert!(manual.contains(".TH cocoon-host 1"), "{manual}");
     let shells = ["bash", "zsh", "fish"].map(|shell| text(run(&["completions", shell]).stdout));
     for name in commands {
-        // The page writes a hyphen as a minus sign.
+        // The manual page escapes hyphens.
         let page = format!("cocoon\\-host\\-{}(1)", name.replace('-', "\\-"));
         assert!(manual.contains(&page), "{name} is not in the manual");
         for completions in &shells {

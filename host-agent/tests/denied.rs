@@ -1,4 +1,4 @@
-//! A user who may not ask the daemon is told so: an empty list would say that nothing runs here.
+//! A user without access to the daemon's state is told so: an empty list would claim that nothing runs here.
 
 use std::fs::{Permissions, set_permissions};
 use std::os::unix::fs::PermissionsExt as _;
@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 
 use nix::unistd::geteuid;
 
-/// As a user for whom modes count, which they do not for root unless it gives that up.
+/// Runs the command as a user to whom file modes apply. Root gives up the capabilities that override them.
 fn run(state: &Path, arguments: &[&str]) -> Output {
     let program = env!("CARGO_BIN_EXE_cocoon-host");
     let mut command = match geteuid().is_root() {
@@ -46,7 +46,7 @@ fn a_daemon_that_may_not_be_asked_is_not_taken_for_none() {
         );
         assert!(said.contains(&expected), "{arguments:?}: {said}");
     }
-    // Where there is none, that is what is said.
+    // If there is no daemon, the message says so.
     set_permissions(&state, Permissions::from_mode(0o700)).unwrap();
     let output = run(&state, &["show", "first"]);
     let said = String::from_utf8(output.stderr).unwrap();

@@ -1,4 +1,4 @@
-//! Every command that prints something for people prints it for programs too.
+//! Every command that prints something for people also prints it for programs.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -20,7 +20,7 @@ fn printed(state: &Path, arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// What a VM leaves behind that has ended.
+/// Writes the files that a VM leaves behind when it ends.
 fn ended(state: &Path) {
     let folder = state.join("vms/first");
     std::fs::create_dir_all(&folder).unwrap();
@@ -66,7 +66,7 @@ fn a_vm_that_has_ended_is_described_in_json() {
     assert_eq!(measured["name"], "first");
     assert_eq!(measured["manifest_id"].as_str().unwrap().len(), 64);
 
-    // What fails says so on standard error; standard output holds JSON or nothing.
+    // Failures are reported on standard error. Standard output holds JSON or nothing.
     let down = run(state.path(), &["down", "first", "--json"]);
     assert_eq!(down.status.code(), Some(2));
     let events = String::from_utf8(down.stdout).unwrap();

@@ -1,5 +1,5 @@
-//! The folder of a VM is its owner's, however careless the owner's umask. A test of its own process, for
-//! the umask is a process's.
+//! A VM's folder is accessible to its owner only, whatever the umask. This test has its own executable, because the umask
+//! belongs to the whole process.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -30,7 +30,7 @@ async fn whatever_the_umask_a_vms_folder_is_its_owners() {
     }
     drop(vm);
 
-    // A folder of an older and more careless release, under an umask that takes too much.
+    // Folders of an earlier release with open modes, under a umask that removes every permission.
     for folder in [&root.join("vms"), &folder] {
         fs::set_permissions(folder, Permissions::from_mode(0o777)).unwrap();
     }
@@ -45,7 +45,7 @@ async fn whatever_the_umask_a_vms_folder_is_its_owners() {
     drop(second);
     umask(Mode::from_bits_truncate(0o022));
 
-    // What is not ours cannot be made ours.
+    // A link that somebody else may have put there is refused.
     symlink("/nonexistent", root.join("vms/third")).unwrap();
     let error = VmFolder::take(&root, "third").unwrap_err().to_string();
     assert_eq!(error, format!("cannot create {:?}", root.join("vms/third")));

@@ -1,4 +1,4 @@
-//! `cocoon-host tables`: refusals, and the tables of a real image as far as this machine has what that takes.
+//! `cocoon-host tables`: refusals, and the tables of a real image if this machine can compute them.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -59,7 +59,7 @@ fn what_has_no_tables_is_refused() {
     );
 }
 
-/// With the locked firmware and kernel: what else is in an image, its tables do not depend on.
+/// Uses the locked firmware and kernel. The tables do not depend on the image's other files.
 #[test]
 fn the_tables_of_an_image_can_be_measured() {
     let folder = tempfile::tempdir().unwrap();
@@ -109,7 +109,7 @@ fn the_tables_of_an_image_can_be_measured() {
     PlatformDigests::of_tables(&tables, processor).unwrap();
 }
 
-/// An image that boots as far as its kernel; `false` after saying that it cannot be had.
+/// Writes an image that boots as far as its kernel. Returns `false` after reporting that the files cannot be obtained.
 fn lay_down(image: &Path) -> bool {
     std::fs::create_dir(image).unwrap();
     let (Some(kernel), Some(firmware)) = (inputs::kernel(image), inputs::firmware(image)) else {

@@ -1,5 +1,5 @@
-//! AMD: a real chip's report, its real certificate and authorities; the revocation list is made here, with real dates and a
-//! signature that nobody on the host verifies.
+//! AMD's collateral for a real chip: its report, its certificate and its authorities are real. The revocation list is made
+//! here, with valid dates and a dummy signature, which the host does not verify.
 
 use cocoon_host_agent::collateral::{Want, want};
 use cocoon_host_agent::text::chain;
@@ -67,7 +67,7 @@ fn request(report: &[u8]) -> CollateralRequest {
     }
 }
 
-/// AMD's service for this one chip.
+/// Starts a double of AMD's service that knows this one chip.
 fn double(real: &Real) -> Double {
     let (vcek, chain) = (real.vcek.clone(), real.chain.clone());
     let crl = list(&vcek, NOW - 1000, NOW + 86_400 * 30);
@@ -133,7 +133,7 @@ fn another_chips_certificate_and_an_old_list_are_refused() {
     );
 }
 
-/// Of reports that do not name the generation, both that have such reports are tried.
+/// If the report does not name the generation, Milan and Genoa are tried, whose older reports lack it.
 #[test]
 fn an_unknown_chip_is_said_to_be_unknown() {
     let double = Double::start(|_| Reply::Status(404));

@@ -1,4 +1,4 @@
-//! The store in one file: from a machine that lacks things, to one that fetches them, and back.
+//! A bundle carries the requests of a machine without access to one that fetches the items, and the answers back.
 
 use cocoon_host_agent::collateral::Want;
 use cocoon_host_agent::collateral::bundle::{Bundle, Imported};
@@ -13,7 +13,7 @@ use super::nvidia::{NOW, everything, needs, policy, scene};
 #[test]
 fn what_one_machine_lacks_another_fetches_for_it() {
     let scene = scene();
-    // No network: everything fails, and is remembered.
+    // Without a network every request fails, and the failures are remembered.
     let nowhere = Double::start(|_| Reply::Status(503));
     let (_folder, alone) = keeper(&nowhere, policy(&scene));
     assert_eq!(alone.gather(&needs(&scene), NOW).unwrap().gpu, None);
@@ -25,7 +25,7 @@ fn what_one_machine_lacks_another_fetches_for_it() {
     for want in asked.wants() {
         connected.fetch(want, NOW + 10).unwrap();
     }
-    // And what the manifests' own certificates ask for.
+    // Gathering also fetches the responses for the manifests' own certificates.
     connected.gather(&needs(&scene), NOW + 10).unwrap();
     let brought = Bundle::parse(&Bundle::of(&connected).to_json()).unwrap();
     assert_eq!(brought.filled(), 8);
@@ -46,7 +46,7 @@ fn what_one_machine_lacks_another_fetches_for_it() {
     assert_eq!((gpu.rims, gpu.ocsp.len()), (scene.rims, 6));
 }
 
-/// What is in a bundle passes the checks that an answer passes.
+/// The contents of a bundle pass the same checks as answers from a vendor.
 #[test]
 fn what_was_changed_on_the_way_is_refused() {
     let scene = scene();

@@ -1,4 +1,4 @@
-//! `cocoon-host collateral` as people run it.
+//! `cocoon-host collateral` as a user runs it.
 
 use std::process::{Command, Output};
 
@@ -114,7 +114,7 @@ fn names_are_fetched_looked_at_and_carried() {
     assert_eq!(double.lines(), Vec::<String>::new());
 }
 
-/// A simulated root is nobody's here: the command line takes vendors' documents alone.
+/// The command line accepts documents under the vendors' roots only, so a manifest under a simulated root is refused.
 #[test]
 fn what_cannot_be_had_is_a_row_and_the_exit_code() {
     let double = everything();
@@ -130,7 +130,7 @@ fn what_cannot_be_had_is_a_row_and_the_exit_code() {
     );
     let state = row["state"].as_str().unwrap();
     assert!(state.contains("development root not named"), "{state}");
-    // And is remembered.
+    // The failure is remembered.
     let (code, shown) = text(&machine.run(&["show"]));
     assert_eq!(code, Some(1));
     assert!(
@@ -157,7 +157,7 @@ fn slips_are_named() {
     wrong(&["show"], "does not name services");
 }
 
-/// Such as `collateral --store kept/here`, where neither folder is there yet.
+/// For example `collateral --store kept/here`, if neither folder exists yet.
 #[test]
 fn a_store_may_be_named_from_where_the_command_runs() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,56 +1,56 @@
-//! A service on loopback that answers as a test says, and remembers what it was asked.
+//! A double of a vendor's service on loopback. It answers as a test determines, and records the requests.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
-/// What is answered.
+/// An answer.
 pub enum Reply {
-    /// 200 with headers and a body.
+    /// Status 200 with headers and a body.
     Good(Vec<(&'static str, String)>, Vec<u8>),
     /// Another status.
     Status(u16),
-    /// Half of a body, then the end.
+    /// Half of the announced body, then the end of the connection.
     Truncated(Vec<u8>),
-    /// Nothing, for as long as the client holds on.
+    /// No answer for as long as the client keeps the connection open.
     Silence,
-    /// To be asked elsewhere.
+    /// A redirect to this address.
     Moved(&'static str),
 }
 
 impl Reply {
-    /// 200 with a body.
+    /// Returns an answer with status 200 and this body.
     pub fn body(body: impl Into<Vec<u8>>) -> Self {
         Self::Good(Vec::new(), body.into())
     }
 }
 
-/// One request.
+/// A request that the service received.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Asked {
     /// Method and target, such as `GET /v1/rim/ids`.
     pub line: String,
-    /// The head, as it came.
+    /// Head of the request, as received.
     pub head: String,
-    /// The body.
+    /// Body of the request.
     pub body: Vec<u8>,
 }
 
-/// A running service; its thread ends with the test's process.
+/// A running service. Its thread ends with the test's process.
 pub struct Double {
     address: SocketAddr,
     asked: Arc<Mutex<Vec<Asked>>>,
 }
 
 impl Double {
-    /// Starts one.
+    /// Starts a service that answers with `answer`.
     pub fn start(mut answer: impl FnMut(&Asked) -> Reply + Send + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("its address");
         let asked = Arc::new(Mutex::new(Vec::new()));
         let all = Arc::clone(&asked);
         std::thread::spawn(move || {
-            // Those that get no answer keep their connection.
+            // Connections without an answer are kept open.
             let mut silent = Vec::new();
             for stream in listener.incoming() {
                 let Ok(mut stream) = stream else { return };
@@ -82,24 +82,24 @@ impl Double {
                         continue;
                     }
                 };
-                // A client may have had enough before the end.
+                // The client may close the connection before it has read everything.
                 drop(written);
             }
         });
         Self { address, asked }
     }
 
-    /// Its address, without a slash at the end.
+    /// Returns the base URL of the service, without a trailing slash.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// What it was asked since the last time, in order.
+    /// Returns the requests since the last call, in order.
     pub fn take(&self) -> Vec<Asked> {
         std::mem::take(&mut *self.asked.lock().expect("requests"))
     }
 
-    /// The same, lines alone.
+    /// Returns the request lines since the last call, in order.
     pub fn lines(&self) -> Vec<String> {
         self.take().into_iter().map(|asked| asked.line).collect()
     }
@@ -111,7 +111,7 @@ fn send(stream: &mut TcpStream, head: &str, length: usize, body: &[u8]) -> std::
     stream.write_all(body)
 }
 
-/// A request with a body of a known length.
+/// Reads a request whose body has a `content-length`.
 fn read(stream: &mut TcpStream) -> Option<Asked> {
     let mut bytes = Vec::new();
     let mut chunk = [0; 4096];

@@ -1,4 +1,4 @@
-//! A guest that lives: handed what there is at once, and again when it asks again.
+//! Supplying a running guest with collateral: at once from the store, and again after each of its requests.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,12 +16,12 @@ use super::double::{Double, Reply};
 use super::nvidia::{DRIVER_RIM, filed, needs, policy, responded};
 use super::{keeper, services};
 
-/// How long anything may take.
+/// Deadline of each wait.
 const DEADLINE: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_guest_is_handed_what_it_asks_for_and_again_when_it_asks_again() {
-    // The clock is this machine's here.
+    // `serve` uses the system clock.
     let now = cocoon_host_agent::collateral::keeper::clock();
     let scene = Scene::at(now).expect("a scene");
     let answering = Scene::at(now).expect("a scene");
@@ -33,7 +33,7 @@ async fn a_guest_is_handed_what_it_asks_for_and_again_when_it_asks_again() {
         match responded(&answering, asked, Status::Good, times) {
             Some(response) => Reply::body(response),
             None if asked.line.ends_with(DRIVER_RIM) => filed(&answering.rims[0]),
-            // Of the VBIOS there is none.
+            // There is no manifest of the VBIOS.
             None => Reply::Status(404),
         }
     });
@@ -62,7 +62,7 @@ async fn a_guest_is_handed_what_it_asks_for_and_again_when_it_asks_again() {
         titles,
         ["NVIDIA, manifest NV_GPU_VBIOS_1010_0200_882_96005E0001"]
     );
-    // The same again, from what is kept, and no sooner than anybody may ask again.
+    // A repeated request is answered from the store, but not before the minimum pause between two lookups is over.
     double.take();
     let asked = Instant::now();
     wishes.send_replace(Some(needs(&scene)));
@@ -74,7 +74,7 @@ async fn a_guest_is_handed_what_it_asks_for_and_again_when_it_asks_again() {
         asked.elapsed()
     );
     assert_eq!(double.lines(), Vec::<String>::new());
-    // Nobody wishes any more.
+    // The guest is gone.
     drop(wishes);
     timeout(DEADLINE, serving)
         .await
@@ -82,13 +82,13 @@ async fn a_guest_is_handed_what_it_asks_for_and_again_when_it_asks_again() {
         .expect("an end");
 }
 
-/// The services hang, and what is kept is good although it is time to ask again: a guest does not wait for them.
+/// Shows that a guest does not wait for services that hang: it first gets what is kept, even if that is due for renewal.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_guest_has_what_is_kept_before_anybody_answers() {
     let now = cocoon_host_agent::collateral::keeper::clock();
     let scene = Scene::at(now).expect("a scene");
     let answering = Scene::at(now).expect("a scene");
-    // Beyond what a response is kept for without asking again.
+    // Older than the 12 hours after which a response is renewed.
     let earlier = now - 13 * 3600;
     let double = Double::start(move |asked| {
         let times = cocoon_measurements::nvidia::simulated::status::Times {
@@ -109,7 +109,7 @@ async fn a_guest_has_what_is_kept_before_anybody_answers() {
     let (knock, mut knocks) = mpsc::unbounded_channel();
     let hanging = Double::start(move |_| {
         knock.send(()).expect("a listener");
-        // Until its sender is gone.
+        // Blocks until the sender is dropped.
         let _ = held.recv();
         Reply::Status(503)
     });
@@ -121,7 +121,7 @@ async fn a_guest_has_what_is_kept_before_anybody_answers() {
     let serving = tokio::spawn(serve(Arc::new(keeper), wishes.subscribe(), hand, |_, _| {}));
     let given = timeout(DEADLINE, handed.recv()).await.expect("in time");
     assert_eq!(given.expect("parts").1, kept.gpu);
-    // It is asked all the same.
+    // The service is asked nevertheless.
     let knocked = timeout(DEADLINE, knocks.recv()).await.expect("in time");
     assert_eq!(knocked, Some(()));
     drop((release, wishes));
@@ -131,7 +131,7 @@ async fn a_guest_has_what_is_kept_before_anybody_answers() {
         .expect("an end");
 }
 
-/// What cannot be had any more is not what a guest loses: it keeps what was whole.
+/// A guest keeps its complete collateral if parts of it can no longer be obtained.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_guest_is_never_handed_less_than_it_had() {
     let now = cocoon_host_agent::collateral::keeper::clock();
@@ -169,7 +169,7 @@ async fn a_guest_is_never_handed_less_than_it_had() {
         timeout(DEADLINE, told.recv()).await.expect("in time"),
         Some(0)
     );
-    // The responses are gone, and there are no others.
+    // The kept responses are deleted, and the service no longer answers.
     gone.store(true, Ordering::Relaxed);
     for entry in std::fs::read_dir(folder.path().join("entries")).expect("a folder") {
         let path = entry.expect("an entry").path();

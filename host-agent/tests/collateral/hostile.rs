@@ -1,4 +1,4 @@
-//! Every kind of bad answer, with its exact words. None of them is kept.
+//! Every kind of bad answer, with the exact error message. None of them is kept.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ fn manifest() -> Want {
     }
 }
 
-/// What comes of a manifest that is answered like this; the address stands for itself.
+/// Returns the error for a manifest that is answered with `reply`. The service's address is replaced by `URL`.
 fn refused(reply: impl Fn() -> Reply + Send + 'static) -> String {
     let double = Double::start(move |_| reply());
     let (_folder, keeper) = keeper(&double, policy(&scene()));
@@ -106,7 +106,7 @@ fn a_manifest_that_was_changed_or_stands_under_another_root() {
     assert!(error.contains("development root not named"), "{error}");
 }
 
-/// OCSP: about another certificate, ended, made in the future, no response at all.
+/// The OCSP responses are about another certificate, expired, made in the future, or not OCSP responses at all.
 #[test]
 fn responses_that_say_nothing_about_what_was_asked() {
     type Answer = fn(&super::double::Asked) -> Reply;
@@ -123,7 +123,7 @@ fn responses_that_say_nothing_about_what_was_asked() {
     let cases: [(Answer, &str); 4] = [
         (
             |_| {
-                // Always the same one, whatever was asked.
+                // The same response for every request.
                 Reply::body(scene().ocsp.remove(0))
             },
             "the OCSP response from NVIDIA is not what it should be: it is about another certificate",
@@ -165,7 +165,7 @@ fn responses_that_say_nothing_about_what_was_asked() {
             .filter(|(title, _)| title.starts_with("NVIDIA, revocation of "))
             .map(|(_, why)| why)
             .collect();
-        // The one answer of the first case is about one of three.
+        // The only response of the first case matches one of the three requests.
         assert_eq!(told.len(), if place == 0 { 2 } else { 3 }, "case {place}");
         for why in told {
             assert!(why.starts_with(expected), "case {place}: {why}");
@@ -173,8 +173,8 @@ fn responses_that_say_nothing_about_what_was_asked() {
     }
 }
 
-/// As on a full disk: a checked answer is worth no less for that, vendors are asked no more often, and what is wrong has the
-/// same words until it is mended.
+/// As on a full disk: checked answers are still used, vendors are not asked more often, and the message about the store stays
+/// the same until the store works again.
 #[test]
 fn a_store_that_takes_nothing_costs_no_answer_and_no_questions() {
     let double = Double::start(
@@ -195,7 +195,7 @@ fn a_store_that_takes_nothing_costs_no_answer_and_no_questions() {
     let unkept = first.unkept.clone().expect("what is wrong with the store");
     assert!(unkept.starts_with("cannot write "), "{unkept}");
     assert!(!unkept.contains("partial"), "{unkept}");
-    // The one that failed is asked for again after a pause, like everywhere.
+    // The failed item is requested again after the usual pause.
     assert_eq!(first.next, NOW + 30);
     let asked = double.take().len();
     let again = keeper.gather(&needs(&scene()), NOW).unwrap();
@@ -207,7 +207,7 @@ fn a_store_that_takes_nothing_costs_no_answer_and_no_questions() {
         again.gpu == first.gpu,
         "what was answered is not what is held"
     );
-    // It is mended: what is held is kept after all, without a question for it.
+    // Once the store works again, the answers held in memory are written to it without a new request.
     for name in names {
         std::fs::create_dir(folder.path().join(name)).unwrap();
     }

@@ -1,4 +1,4 @@
-//! Intel: a real machine's quote, and Intel's real documents for it, answered by a double as Intel's service does.
+//! Intel's collateral for a real machine's quote: a double of Intel's service answers with Intel's real documents.
 
 use std::collections::HashMap;
 
@@ -15,10 +15,10 @@ use serde_json::{Value, json};
 use super::double::{Double, Reply};
 use super::{keeper, vector};
 
-/// When all of the documents are good.
+/// A time at which all of the documents are valid.
 const NOW: u64 = 1_752_048_802;
 
-/// Headers and body.
+/// Headers and body of an answer.
 type Answered = (Vec<(&'static str, String)>, Vec<u8>);
 
 struct Real {
@@ -57,9 +57,9 @@ impl Real {
         }
     }
 
-    /// A service with these documents; `edit` changes an answer of the path that it is given.
+    /// Starts a service with these documents. `edit` may change the answer for the path that it is given.
     fn double(self, edit: impl Fn(&str, Reply) -> Reply + Send + 'static) -> Double {
-        // As Intel's service writes headers.
+        // Intel's service percent-encodes the issuer chains in its headers.
         let chain = |name: &str| self.text(name).replace('\n', "%0A").replace(' ', "%20");
         let signed = |inner: &str, key: &str, signature: &str| {
             format!(
@@ -134,10 +134,10 @@ fn a_quotes_collateral_is_gathered_and_verifiers_accept_it() {
     let Some(Collateral::Tdx { json }) = gathered.collateral else {
         panic!("no collateral");
     };
-    // Signatures hold only over the very bytes that Intel signed.
+    // The signatures hold only if the bytes are exactly those that Intel signed.
     let policy = TcbPolicy::judged_by_caller();
     quote::verify(&quote, &json.0, &TrustRoot::Vendor, &policy, NOW).unwrap();
-    // Asked for again after a day.
+    // Intel's documents are renewed after a day.
     assert_eq!(gathered.next, NOW + 86_400);
 }
 

@@ -1,9 +1,9 @@
-//! Collateral from doubles of the vendors' services on this machine's loopback: what is asked for, what is kept, what a guest
-//! is handed, and what every kind of bad answer comes to.
+//! Tests of collateral with doubles of the vendors' services on loopback: which requests are sent, what is kept, what a guest
+//! receives, and how each kind of bad answer is handled.
 //!
-//! The documents are NVIDIA-shaped ones under throw-away roots, and real ones of Intel's and AMD's from the folder that
-//! `COCOON_VECTORS` names, or from `../shared/vectors` beside the checkout; without it those tests say that they were
-//! skipped.
+//! NVIDIA's documents are imitations under throw-away roots. Intel's and AMD's are real ones from the folder that
+//! `COCOON_VECTORS` names, or from `../shared/vectors` beside the checkout. Without that folder, their tests report that they
+//! were skipped.
 
 #[path = "../../../tests/src/absent.rs"]
 mod absent;
@@ -26,7 +26,7 @@ use cocoon_measurements::policy::Policy;
 use double::Double;
 use tempfile::TempDir;
 
-/// A keeper over a fresh folder that asks a double for everything.
+/// Returns a keeper over a new folder. Its services are all the same double.
 fn keeper(double: &Double, policy: Policy) -> (TempDir, Keeper) {
     let folder = tempfile::tempdir().expect("a folder");
     let keeper = keeper_in(folder.path(), double, policy);
@@ -51,7 +51,7 @@ fn services(double: &Double) -> Services {
     }
 }
 
-/// A file among the vectors; nothing where they are not, which is said.
+/// Returns a file of the vectors, or `None` after reporting that the vectors are absent.
 fn vector(name: &str) -> Option<Vec<u8>> {
     let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/vectors");
     let folder = std::env::var_os("COCOON_VECTORS").map_or_else(beside, PathBuf::from);

@@ -1,4 +1,4 @@
-//! NVIDIA: manifests and OCSP responses for a GPU, from a double that has them all, as far as a verdict that accepts.
+//! NVIDIA's collateral for a GPU: manifests and OCSP responses from a double that has them all, up to an accepting verdict.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -39,14 +39,14 @@ pub fn needs(scene: &Scene) -> CollateralRequest {
     }
 }
 
-/// As the service files a manifest.
+/// Returns a manifest in the JSON object of NVIDIA's RIM service.
 pub fn filed(manifest: &str) -> Reply {
     let rim = STANDARD.encode(manifest);
     let answer = json!({ "id": "x", "rim": rim, "rim_format": "TCG_RIM", "request_id": "y" });
     Reply::body(answer.to_string())
 }
 
-/// The response to a request, of the certificate that it names; `None` for one that nobody has.
+/// Returns the response to an OCSP request, or `None` if the request names none of the scene's certificates.
 pub fn responded(scene: &Scene, asked: &Asked, status: Status, times: Times) -> Option<Vec<u8>> {
     let pairs = scene.nvidia.revocable(&scene.gpu);
     let (subject, issuer) = pairs.into_iter().find(|(subject, issuer)| {
@@ -63,7 +63,7 @@ pub fn times() -> Times {
     }
 }
 
-/// A double that has everything for the scene.
+/// Starts a double that has everything for the scene.
 pub fn everything() -> Double {
     let scene = scene();
     Double::start(move |asked| {
@@ -93,7 +93,7 @@ fn a_gpus_collateral_is_gathered_and_clients_accept_it() {
     let gpu = gathered.gpu.unwrap();
     assert_eq!(gpu.check(), Ok(()));
     assert_eq!(gpu.rims, scene.rims);
-    // Three of the GPU's certificates, three of the manifests', which both manifests share.
+    // Three for the GPU's certificates, and three for those of the manifests, which both manifests share.
     assert_eq!(gpu.ocsp.len(), 6);
     let asked = double.take();
     let lines: Vec<&str> = asked.iter().map(|asked| asked.line.as_str()).collect();
@@ -107,7 +107,7 @@ fn a_gpus_collateral_is_gathered_and_clients_accept_it() {
             "{head}"
         );
     }
-    // The whole way to a verdict.
+    // The collateral leads to an accepting verdict.
     let report = scene.report();
     let evidence = GpuEvidence {
         report: &report,
@@ -135,7 +135,7 @@ fn what_is_kept_is_not_asked_for_again_until_it_is_time() {
     let (_folder, keeper) = keeper(&double, policy(&scene));
     let first = keeper.gather(&needs(&scene), NOW).unwrap();
     assert_eq!(double.take().len(), 8);
-    // Responses may get twelve hours old, and these are due in a day: at half of it.
+    // Responses are renewed after twelve hours or half of their remaining validity, here a day: both are twelve hours.
     assert_eq!(first.next, NOW + 43_200);
     let again = keeper.gather(&needs(&scene), first.next - 1).unwrap();
     assert_eq!((double.lines(), again), (vec![], first.clone()));
@@ -145,7 +145,7 @@ fn what_is_kept_is_not_asked_for_again_until_it_is_time() {
     assert_eq!(renewed.gpu, first.gpu);
 }
 
-/// A service that is gone costs nothing as long as what is kept is good, and is asked less and less often.
+/// While the service is gone, what is kept stays in use until it expires, and requests become less frequent.
 #[test]
 fn what_cannot_be_renewed_serves_until_it_ends() {
     let (double, scene) = (everything(), scene());
@@ -159,7 +159,7 @@ fn what_cannot_be_renewed_serves_until_it_ends() {
     assert_eq!(gone.take().len(), 6);
     let waiting = keeper.gather(&needs(&scene), NOW + 50_029).unwrap();
     assert_eq!((gone.take().len(), &waiting.gpu), (0, &good.gpu));
-    // The responses end after a day, manifests do not.
+    // The responses expire after a day; manifests do not expire.
     let ended = keeper.gather(&needs(&scene), NOW + 86_401).unwrap();
     let gpu = ended.gpu.unwrap();
     assert_eq!(
@@ -172,7 +172,7 @@ fn what_cannot_be_renewed_serves_until_it_ends() {
     }
 }
 
-/// A responder that names no time for its next answer: what it says is kept for as long as clients take it.
+/// A response without `nextUpdate` is kept for as long as clients accept it.
 #[test]
 fn a_response_without_an_end_is_kept_for_a_week() {
     let made = times().this_update;
@@ -197,7 +197,7 @@ fn a_response_without_an_end_is_kept_for_a_week() {
     assert_eq!(asked(gone.lines()), 3, "they are renewed as all are");
     let ended = keeper.gather(&needs(&scene()), end + 1).unwrap();
     assert_eq!(responses(&ended), 0);
-    // One that is already as old when it comes is none.
+    // A response that is already that old on arrival is refused.
     let late = Double::start(move |asked| {
         let old = Times {
             this_update: NOW - 7 * 86_400 - 1,
@@ -242,7 +242,7 @@ fn a_version_without_a_manifest_is_named() {
     assert_eq!(gathered.gpu, None);
 }
 
-/// What the certificates' revocation is, is for those who judge: it is handed on.
+/// Verifiers judge whether a certificate is revoked, so the host passes such a response on.
 #[test]
 fn that_a_certificate_is_revoked_is_handed_on() {
     let scene = scene();
@@ -260,7 +260,7 @@ fn that_a_certificate_is_revoked_is_handed_on() {
     assert_eq!(gathered.gpu.unwrap().ocsp.len(), 6);
 }
 
-/// The key that NVIDIA may ask for goes to its manifests, and is read from its file each time.
+/// The API key that NVIDIA may require is sent with requests for manifests, and is read from its file each time.
 #[test]
 fn a_key_is_sent_where_it_belongs() {
     let (double, scene) = (everything(), scene());
@@ -302,7 +302,7 @@ fn names_of_manifests_are_kept_without_those_of_other_things() {
     );
 }
 
-/// The manifest of another version, whoever filed it under this name.
+/// A manifest of another version is refused, although the service returns it under this name.
 #[test]
 fn a_manifest_has_to_be_of_the_version_in_its_name() {
     let scene = scene();

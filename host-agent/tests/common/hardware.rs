@@ -1,10 +1,10 @@
-//! The machine that configurations are judged on.
+//! The machine that configurations are checked against in tests.
 
 use std::path::Path;
 
 use cocoon_host_agent::config::Machine;
 
-/// One with room for whatever a test asks for, and with the files that are there.
+/// Returns a machine with room for everything that a test configures, and with the files that exist here.
 pub fn roomy() -> Machine {
     Machine {
         memory_mib: None,

@@ -1,4 +1,4 @@
-//! A daemon in this process, with its folder and its file: what the tests of lives and those of updates have in common.
+//! A daemon in the test's own process, with its folder and configuration file. Shared by the tests of `daemon` and `updates`.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,10 +16,10 @@ use tokio::time::timeout;
 
 use crate::hardware::roomy;
 
-/// Of a machine that is slow and busy.
+/// Deadline of each wait, generous enough for a slow and busy machine.
 pub const DEADLINE: Duration = Duration::from_secs(120);
 
-/// The daemon, while it runs.
+/// A daemon that can be started and ended several times in the same folder.
 pub struct Hosted {
     folder: TempDir,
     running: Option<(JoinHandle<()>, watch::Sender<Option<End>>)>,
@@ -27,7 +27,7 @@ pub struct Hosted {
 }
 
 impl Hosted {
-    /// A folder, and no daemon yet.
+    /// Creates the folder, without a daemon.
     pub fn new() -> Self {
         let mut folder = tempfile::Builder::new();
         let folder = folder.prefix("cocoon-").tempdir().unwrap();
@@ -54,7 +54,7 @@ impl Hosted {
         Client::of(&self.root())
     }
 
-    /// A daemon of the folder and its file, made ready by `with`.
+    /// Starts a daemon for the folder and its configuration file, after `with` has adapted it.
     pub fn start(&mut self, with: impl FnOnce(Daemon) -> Daemon) {
         let config = HostConfig::load(&self.file(), &roomy()).unwrap();
         let daemon = with(Daemon::take(config, &self.file()).unwrap());
@@ -63,27 +63,27 @@ impl Hosted {
         self.running = Some((tokio::spawn(daemon.run(ended)), end));
     }
 
-    /// As `kill -9` would: nothing more is done, and nobody is told.
+    /// Ends the daemon as `kill -9` would: it does nothing more and tells nobody.
     pub async fn kill(&mut self) {
         let (task, _end) = self.running.take().unwrap();
         task.abort();
         assert!(task.await.unwrap_err().is_cancelled());
     }
 
-    /// Told to end, and not waited for.
+    /// Asks the daemon to end, without waiting for it.
     pub fn tell(&self, how: End) {
         let (_, end) = self.running.as_ref().unwrap();
         end.send(Some(how)).unwrap();
     }
 
-    /// In good order.
+    /// Ends the daemon in good order and waits for it.
     pub async fn end(&mut self, how: End) {
         self.tell(how);
         let (task, _end) = self.running.take().unwrap();
         timeout(DEADLINE, task).await.unwrap().unwrap();
     }
 
-    /// Nothing is started any more.
+    /// Ends the daemon at once, if it runs, so that it starts nothing more.
     pub fn abort(&mut self) {
         if let Some((task, _)) = self.running.take() {
             task.abort();

@@ -1,4 +1,4 @@
-//! Images whose files are a few bytes, with real manifests and real signatures.
+//! Images whose files have only a few bytes, with real manifests and real signatures.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,10 +10,10 @@ use cocoon_protocol::manifest::{
     Artefact, MANIFEST_VERSION, Manifest, Model, SnpReference, TdxReference,
 };
 
-/// The key of the signer whom the daemon's file pins.
+/// Key of the signer that the daemon's configuration file pins.
 pub const SIGNER: [u8; 32] = [7; 32];
 
-/// Makes an image in `folder/name` whose machine does what `words` say, signed by `key`.
+/// Makes an image in `folder/name`, signed by `key`. Its command line, `words`, tells the stand-in machine what to do.
 pub fn make(folder: &Path, name: &str, words: &str, release: u64, key: &[u8; 32]) -> PathBuf {
     let image = folder.join(name);
     std::fs::create_dir(&image).unwrap();

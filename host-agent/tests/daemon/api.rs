@@ -1,4 +1,4 @@
-//! The contract of the API: every path, every refusal, and that the socket is its owner's.
+//! The API's contract: the shapes of answers and refusals, and the modes of the socket and the state files.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -40,7 +40,7 @@ async fn the_shapes_of_answers_are_those_of_the_document() {
         .collect();
     assert_eq!(names, ["first", "second"]);
 
-    // Word by word: programs of others rely on it.
+    // The whole answer is compared, because other programs rely on it.
     let (_, _, body) = raw(&world.root(), "GET /v1/appliances/first", "").await;
     let mut view: Value = serde_json::from_str(&body).unwrap();
     let since = view["life"]["since"].take();
@@ -152,7 +152,7 @@ async fn every_refusal_has_a_code_a_status_and_words() {
     let (status, _, body) = raw(&world.root(), request, "{}").await;
     let refusal: Refusal = serde_json::from_str(&body).unwrap();
     assert_eq!((status, refusal.error.code), (400, Code::UnexpectedBody));
-    // It was not done all the same.
+    // The refused command was not carried out.
     assert_eq!(world.show("first").await.life.state, State::Serving);
 }
 

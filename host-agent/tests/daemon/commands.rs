@@ -1,4 +1,4 @@
-//! The commands against a daemon, as an operator types them.
+//! The commands that talk to a daemon, as an operator types them.
 
 use std::process::{Command, Output};
 

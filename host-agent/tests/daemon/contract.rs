@@ -1,5 +1,5 @@
-//! The contract of the API in whole, held to its document as the code is: every refusal that there is is an answer, and every
-//! code and field of an answer stands in `docs/api.md`, and nothing else does.
+//! Checks the API against its document: every refusal can occur, and `docs/api.md` lists exactly the codes and fields of the
+//! answers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -41,7 +41,7 @@ const CODES: [Code; 12] = [
     Code::Ending,
 ];
 
-/// A new code does not compile here before it stands above.
+/// Returns the index of the code in `CODES`. The exhaustive match makes a new code a compile error here.
 fn place(code: Code) -> usize {
     match code {
         Code::UnknownPath => 0,
@@ -64,7 +64,7 @@ fn name(code: Code) -> String {
     name.as_str().unwrap().to_owned()
 }
 
-/// Never comes to a judgement: an update stays where evidence is examined.
+/// A judge that never decides, so that an update stays in the phase `Examining`.
 struct Undecided;
 
 impl Judge for Undecided {
@@ -73,7 +73,7 @@ impl Judge for Undecided {
     }
 }
 
-/// An appliance that serves and takes updates.
+/// Returns a world with one appliance that serves and takes updates.
 async fn world(part: &str, deadlines: Deadlines) -> World {
     let head = format!("[updates]\nsigners = [\"{}\"]", Hex(public_key(&SIGNER)));
     let more = "tee = \"simulated-tdx\"";
@@ -92,7 +92,7 @@ fn newer(world: &World) -> UpdateRequest {
     }
 }
 
-/// Status and refusal, as any program sees them.
+/// Sends a request as any program would, and returns the status and the refusal.
 async fn refused(root: &Path, request: &str, body: &str) -> (u16, Refusal) {
     let (status, _, body) = raw(root, request, body).await;
     (status, serde_json::from_str(&body).expect(&body))
@@ -212,7 +212,7 @@ async fn every_code_is_an_answer_with_its_status_and_words() {
     assert_eq!(seen, BTreeSet::from_iter(0..CODES.len()));
 }
 
-/// While the last requests finish, nothing is begun.
+/// A daemon that is ending finishes running requests and refuses to begin anything. Returns the index of the code.
 async fn ending() -> usize {
     let mut world = world("deaf", impatient()).await;
     let root = world.root();
@@ -257,7 +257,7 @@ fn the_documents_codes_are_the_codes() {
     assert_eq!(stated, codes.collect());
 }
 
-/// Every key below `value`.
+/// Collects every key in `value`, at any depth.
 fn keys(value: &Value, into: &mut BTreeSet<String>) {
     match value {
         Value::Object(fields) => {
@@ -271,7 +271,7 @@ fn keys(value: &Value, into: &mut BTreeSet<String>) {
     }
 }
 
-/// The names in back quotes: `life.state` and `.killed` are fields of fields.
+/// Returns the names in back quotes. `life.state` and `.killed` count as the names of their parts.
 fn quoted(text: &str) -> BTreeSet<String> {
     let spans = text.split('`').skip(1).step_by(2);
     let words = spans.flat_map(|span| {
@@ -283,7 +283,7 @@ fn quoted(text: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// The names in the first cells of the tables of a section.
+/// Returns the names in the first column of the tables in a section.
 fn fields(section: &str) -> BTreeSet<String> {
     let section = DOCUMENT.split(section).nth(1).unwrap();
     let section = section.split("\n## ").next().unwrap();
@@ -292,7 +292,7 @@ fn fields(section: &str) -> BTreeSet<String> {
     cells.flat_map(quoted).collect()
 }
 
-/// With everything in it that can be.
+/// Fills in every optional field.
 fn whole(mut watch: Watch) -> Watch {
     for one in &mut watch.appliances {
         one.rates = Some(Rates {

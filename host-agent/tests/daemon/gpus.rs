@@ -1,5 +1,5 @@
-//! Updates of an appliance with a GPU, which is in one VM at a time: the old VM ends, then the new one boots; and the other
-//! way where the new one fails.
+//! Updates of an appliance with a GPU, which only one VM can have at a time: the old VM ends before the new one boots, and
+//! starts again if the new one fails.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::hosted::DEADLINE;
 use crate::image::{SIGNER, make};
 use crate::world::World;
 
-/// Accepts, unless it has words.
+/// A judge that accepts the evidence or, if the string is not empty, refuses it for that reason.
 struct Told(&'static str);
 
 impl Judge for Told {
@@ -30,7 +30,7 @@ impl Judge for Told {
     }
 }
 
-/// An appliance with a GPU that serves, and then the update of it to a VM that plays `part` before a judge of these words.
+/// Starts an appliance with a GPU and updates it to a VM that plays `part`, with a judge of this reason.
 async fn updated(part: &str, judge: &'static str) -> (World, View) {
     let head = format!(
         "[updates]\nsigners = [\"{}\"]\nproving_seconds = 1\nstart_seconds = 60",
@@ -56,7 +56,7 @@ async fn updated(part: &str, judge: &'static str) -> (World, View) {
     (world, view)
 }
 
-/// The place of the last such entry of the journal, and of the first.
+/// Returns the indices of the last and of the first journal entry that matches.
 fn places(world: &World, such: impl Fn(&str, &str) -> bool) -> (usize, usize) {
     let told = world.journal.after(0).0;
     let mut places = told
@@ -74,7 +74,7 @@ async fn the_new_vm_boots_when_the_old_one_has_given_its_gpu_back() {
     let update = &view.update.as_ref().unwrap().update;
     assert_eq!((&update.phase, update.way), (&Phase::Done, Way::InPlace));
     assert_eq!(view.deployment.release, Some(6));
-    // The new manifest has an hour to go, which is told as soon as it is the appliance's.
+    // The new manifest expires in an hour. The warning follows once the manifest is the appliance's.
     let (_, told) = places(&world, |state, text| {
         state == "manifest" && text.starts_with("the image's manifest ends on ")
     });

@@ -1,4 +1,4 @@
-//! What becomes of appliances whose processes serve, fail, hang and die, and of those whose daemon does.
+//! What happens to appliances when their processes serve, fail, hang or die, and when their daemon dies.
 
 use cocoon_host_agent::daemon::End;
 use cocoon_host_agent::lifecycle::{Deadlines, State};
@@ -11,7 +11,7 @@ fn signal(pid: u32, signal: Signal) {
     kill(Pid::from_raw(i32::try_from(pid).unwrap()), signal).unwrap();
 }
 
-/// The states that the journal names, in order.
+/// Returns the appliance's states in the journal, in order.
 fn states(world: &World, name: &str) -> Vec<String> {
     let (kept, _) = world.journal.after(0);
     let of = kept
@@ -78,16 +78,16 @@ async fn a_crash_loop_is_given_up_with_the_reason_until_the_operator_starts_it()
     assert_eq!(world.act("first", "start").await.life.state, State::Serving);
 }
 
-/// What it needs before QEMU runs comes late, as after the machine's boot; who waits for a start is told what lacks.
+/// What a VM needs before QEMU runs may come late, as after a boot of the host. A start that waits reports what is missing.
 #[tokio::test]
 async fn what_is_refused_is_tried_until_it_serves() {
-    // How often it was tried before what it lacks came, which no test decides, must not say how long it is waited for.
+    // The limit keeps the back-off short, however many tries there were before the part changes.
     let more = "restart.delay_seconds = 0\nrestart.max_delay_seconds = 1\nrestart.max_failures = 2";
     let parts = [("refused", "refused"), ("dies", "dies")];
     let world = World::new(&parts, more, Deadlines::default()).await;
     for (name, last) in [
         ("refused", "the image is incomplete"),
-        // Its last words, without what could steer a terminal.
+        // The supervisor's last output, without the control character that could steer a terminal.
         (
             "dies",
             "its supervisor was killed by signal 6: [31mno words of mine",
@@ -128,7 +128,7 @@ async fn who_halts_or_is_deaf_is_killed() {
     world.serving("deaf").await;
     let stopped = world.act("deaf", "stop").await.life.state;
     assert_eq!(stopped, State::Stopped { resume: false });
-    // Asked, and then killed.
+    // It drains twice: first it was asked to end, then it was killed.
     let states = states(&world, "deaf");
     let draining = states.iter().filter(|state| *state == "draining");
     assert_eq!(draining.count(), 2);
@@ -142,7 +142,7 @@ async fn a_killed_daemon_finds_its_appliances_again() {
     let deaf = world.serving("deaf").await;
     world.serving("stopped").await;
     world.act("stopped", "stop").await;
-    // It is being drained when the daemon dies.
+    // This appliance is draining when the daemon dies.
     let path = "/v1/appliances/deaf/stop";
     let _: serde_json::Value = world.client().post(path).await.unwrap();
     world.kill().await;
@@ -152,7 +152,7 @@ async fn a_killed_daemon_finds_its_appliances_again() {
     let again = world.show("first").await;
     assert_eq!((again.life.state, again.life.run), (State::Serving, 1));
     assert_eq!(again.life.since, first.life.since);
-    // What the operator stopped does not come back with the daemon.
+    // The next daemon does not start an appliance that the operator stopped.
     let stopped = world.show("stopped").await.life.state;
     assert_eq!(stopped, State::Stopped { resume: false });
     assert!(!std::path::Path::new(&format!("/proc/{}/exe", deaf.report.unwrap().pid)).exists());
@@ -170,7 +170,7 @@ async fn what_died_while_no_daemon_was_there_is_started_again() {
     world.end(End::Leave).await;
     assert!(std::path::Path::new(&format!("/proc/{pid}")).exists());
     signal(pid, Signal::SIGKILL);
-    // Its socket closes with it.
+    // Its socket closes when the process is gone.
     let socket = world.root().join("vms/first/sup");
     while tokio::net::UnixStream::connect(&socket).await.is_ok() {
         tokio::task::yield_now().await;
@@ -191,7 +191,7 @@ async fn what_only_the_daemons_end_stopped_comes_back_with_the_next() {
     assert_eq!(world.serving("first").await.life.run, 2);
 }
 
-/// Its end takes longer than the daemon's, and then longer than the next one's beginning.
+/// The supervisor takes longer to end than the daemon, and is still ending when the next daemon starts.
 #[tokio::test]
 async fn what_still_ends_when_the_next_daemon_comes_is_started_again() {
     let mut world = World::new(&[("first", "deaf")], "", Deadlines::default()).await;
@@ -207,7 +207,7 @@ async fn what_still_ends_when_the_next_daemon_comes_is_started_again() {
     assert_eq!((life.state, life.run), (State::Serving, 2));
 }
 
-/// The file was edited meanwhile, and names a VM whose memory the kernel would take back for longer than a test lasts.
+/// The edited file names a VM that takes the kernel longer to reclaim than a test lasts; the running VM's deadline applies.
 #[tokio::test]
 async fn an_end_has_the_time_that_belongs_to_what_runs() {
     let mut world = World::new(&[("first", "deaf")], "", impatient()).await;

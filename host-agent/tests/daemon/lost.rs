@@ -1,4 +1,4 @@
-//! Supervisors that are lost sight of, that stay behind, and whose machines do.
+//! Supervisors that close their connection, that do not end, or whose machine outlives them.
 
 use cocoon_host_agent::lifecycle::{Deadlines, State};
 use nix::sys::signal::{Signal, kill};
@@ -6,12 +6,12 @@ use nix::unistd::Pid;
 
 use crate::world::World;
 
-/// Whether the process is more than an entry in the kernel's list.
+/// Returns whether the process lives. A zombie has no open files and does not count.
 fn lives(pid: u32) -> bool {
     std::fs::read_dir(format!("/proc/{pid}/fd")).is_ok_and(|fds| fds.count() > 0)
 }
 
-/// It closes the connection of a daemon that reads too slowly, and its VM lives.
+/// A supervisor closes the connection to a daemon that reads too slowly, but its VM keeps running.
 #[tokio::test]
 async fn a_supervisor_that_closes_its_connection_is_connected_to_again() {
     let world = World::new(&[("first", "shuts")], "", Deadlines::default()).await;
@@ -26,7 +26,7 @@ async fn a_supervisor_that_closes_its_connection_is_connected_to_again() {
     assert_eq!(stopped, State::Stopped { resume: false });
 }
 
-/// It has said its last word and does not end: with its socket it would stand in the way of the next run.
+/// It has sent its last report but does not end. With its socket, it would stand in the way of the next run.
 #[tokio::test]
 async fn a_supervisor_that_does_not_end_is_killed() {
     let world = World::new(&[("first", "stays")], "", Deadlines::default()).await;
@@ -36,7 +36,7 @@ async fn a_supervisor_that_does_not_end_is_killed() {
     assert!(!lives(pid));
 }
 
-/// A machine whose memory the kernel takes back slowly is still there when its supervisor is gone.
+/// A machine whose memory the kernel reclaims slowly still exists when its supervisor is gone.
 #[tokio::test]
 async fn the_end_is_told_when_the_machine_is_gone_too() {
     let world = World::new(&[("first", "outlived")], "", Deadlines::default()).await;

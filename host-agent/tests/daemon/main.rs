@@ -1,7 +1,7 @@
-//! The daemon's promises, with stand-ins for the processes that own VMs: what it does when they serve, fail, hang and
-//! die, what survives itself, and its API from outside.
+//! Tests of the daemon with stand-ins for its supervisors: what it does when they serve, fail, hang and die, what survives
+//! its own end, and its API.
 //!
-//! This executable plays the supervisor, too, in the one test that the daemon's program runs by its exact name.
+//! This executable also plays the supervisor: a script runs it with the exact name of the test `supervise`.
 
 mod api;
 mod commands;

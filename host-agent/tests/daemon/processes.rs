@@ -1,4 +1,4 @@
-//! The real daemon with its real supervisors, as far as they go without an image.
+//! The real daemon with real supervisors, as far as they get without an image.
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -21,7 +21,7 @@ fn run(root: &Path, arguments: &[&str]) -> Output {
     command(root, arguments).output().unwrap()
 }
 
-/// A file for one appliance whose image is an empty folder, with `more` in its table.
+/// Writes a file for one appliance whose image is an empty folder, with `more` in its table. Returns its path.
 fn file(folder: &Path, more: &str) -> String {
     let path = folder.join("host.toml");
     let text = format!(
@@ -33,7 +33,7 @@ fn file(folder: &Path, more: &str) -> String {
     path.display().to_string()
 }
 
-/// Killed when the test is over, however.
+/// A daemon that is killed when the test ends, even if it fails.
 struct Serving(Child);
 
 impl Drop for Serving {
@@ -95,7 +95,7 @@ fn an_empty_image_is_given_up_and_the_daemon_ends_when_asked() {
     );
 }
 
-/// Whoever keeps services starts the next one, and after a halt none.
+/// From the exit code the service manager knows whether to start the next daemon, which it must not do after a halt.
 #[test]
 fn a_daemon_that_leaves_its_appliances_says_so_by_its_exit_code() {
     for (signal, code) in [(Signal::SIGHUP, 129), (Signal::SIGTERM, 0)] {
@@ -111,7 +111,7 @@ fn a_daemon_that_leaves_its_appliances_says_so_by_its_exit_code() {
                 .spawn()
                 .unwrap(),
         );
-        // It answers once its signals are its own.
+        // Once the daemon answers, it handles its signals.
         while !run(&root, &["show", "first"]).status.success() {
             assert_eq!(daemon.0.try_wait().unwrap(), None, "it has ended");
         }
@@ -121,7 +121,7 @@ fn a_daemon_that_leaves_its_appliances_says_so_by_its_exit_code() {
     }
 }
 
-/// A reload right after a start. systemd takes an end by the signal itself for one that was wanted.
+/// A reload may follow a start at once. systemd takes a death by SIGHUP for a wanted end, so the daemon handles it early.
 #[test]
 fn a_daemon_that_is_to_leave_while_it_reads_its_file_says_so_too() {
     let folder = tempfile::Builder::new()
@@ -135,11 +135,11 @@ fn a_daemon_that_is_to_leave_while_it_reads_its_file_says_so_too() {
     let arguments = ["serve", "--config", pipe.to_str().unwrap()];
     let mut daemon = command(&root, &arguments);
     let mut daemon = Serving(daemon.stderr(Stdio::null()).spawn().unwrap());
-    // Once it is read from.
+    // Opening the pipe for writing waits until the daemon reads it.
     let mut writer = File::options().write(true).open(&pipe).unwrap();
     let pid = Pid::from_raw(i32::try_from(daemon.0.id()).unwrap());
     kill(pid, Signal::SIGHUP).unwrap();
-    // Of one that is gone there is nobody to read it.
+    // If the daemon has ended already, nobody reads the pipe.
     let _ = writer.write_all(&text);
     drop(writer);
     assert_eq!(daemon.0.wait().unwrap().code(), Some(129));

@@ -1,4 +1,4 @@
-//! A supervisor without a VM: reports what a real one would, as the file `part` in its folder tells it to.
+//! A supervisor without a VM. It reports what a real one would; the file `part` in its folder determines what that is.
 
 use std::fs::Permissions;
 use std::net::SocketAddr;
@@ -17,11 +17,11 @@ use tempfile::TempDir;
 
 const LIMIT: usize = 256 * 1024;
 
-/// Holds the supervisor's arguments.
+/// Environment variable with the supervisor's arguments.
 const ARGUMENTS: &str = "COCOON_STAND_IN";
 
-/// The program to start as a supervisor: a script that runs the one test that plays, and no other, with the arguments
-/// put aside where the test harness does not take them for names of tests.
+/// Returns the program to start as a supervisor: a script that runs only the test that plays the supervisor. It passes the
+/// arguments in the environment, because the test harness would take them for names of tests.
 pub fn program() -> PathBuf {
     static SCRIPT: OnceLock<(TempDir, PathBuf)> = OnceLock::new();
     let made = SCRIPT.get_or_init(|| {
@@ -39,7 +39,7 @@ pub fn program() -> PathBuf {
     made.1.clone()
 }
 
-/// Plays if this process was started as a supervisor; else it is an ordinary run of the tests.
+/// Plays the supervisor if this process was started as one; otherwise this is an ordinary run of the tests.
 pub fn play() {
     let Ok(arguments) = std::env::var(ARGUMENTS) else {
         return;
@@ -67,20 +67,20 @@ pub fn play() {
     let mut play = Play {
         machine: (part == "outlived").then(|| {
             let mut machine = std::process::Command::new("sleep");
-            // Not the socket.
+            // The machine must not inherit the socket.
             machine.arg("600").stdin(std::process::Stdio::null());
             machine.spawn().unwrap().id()
         }),
         shuts: part == "shuts",
         run: run.parse().unwrap(),
-        // Where somebody asks it for evidence: the tests' judges do not.
+        // Address to request evidence from. The tests' judges do not use it.
         guest: waits.then(|| "127.0.0.1:9".parse().unwrap()),
         door: match waits {
             true => DoorState::Shut,
             false => DoorState::Open,
         },
     };
-    // One daemon after the other: the next one finds what the one before left.
+    // Serves one daemon after the other. State stays between them.
     while let Ok((daemon, _)) = listener.accept() {
         if play.perform(&part, &daemon) {
             return;
@@ -88,11 +88,11 @@ pub fn play() {
     }
 }
 
-/// What it knows of itself, whatever daemon asks.
+/// State of the supervisor, independent of the connected daemon.
 struct Play {
-    /// A machine that lives on without its supervisor.
+    /// Process of a machine that outlives its supervisor.
     machine: Option<u32>,
-    /// It closes its first connection, as that of a daemon which reads too slowly.
+    /// Whether it closes its first connection, like that of a daemon that reads too slowly.
     shuts: bool,
     run: u64,
     guest: Option<SocketAddr>,
@@ -100,11 +100,11 @@ struct Play {
 }
 
 impl Play {
-    /// True when the play is over.
+    /// Serves one connection. Returns whether the play is over.
     fn perform(&mut self, part: &str, daemon: &UnixStream) -> bool {
         match part {
             "hangs" => self.tell(daemon, Stage::Preparing, None, None),
-            // The second one has no time to tell of its beginning alone.
+            // `fails` sends no separate report of its beginning.
             "refused" | "fails" => {
                 let reason = "the image is incomplete".to_owned();
                 let stage = match part {
@@ -131,7 +131,7 @@ impl Play {
                     self.tell(daemon, Stage::Draining, None, Some(Ending::Stopped));
                     if part == "stays" {
                         daemon.shutdown(std::net::Shutdown::Both).unwrap();
-                        // Its listening socket stays, too, until it is killed.
+                        // The process keeps its listening socket, too, until it is killed.
                         std::thread::park();
                     }
                     return true;
@@ -149,7 +149,7 @@ impl Play {
         }
     }
 
-    /// The daemon may be gone.
+    /// Sends a report to the daemon, which may be gone.
     fn tell(&self, daemon: &UnixStream, stage: Stage, halted: Option<&str>, ended: Option<Ending>) {
         let report = self.report(stage, halted, ended);
         let bytes = frame::encode(&report, LIMIT).unwrap();
@@ -161,7 +161,7 @@ impl Play {
             version: VERSION,
             run: self.run,
             pid: std::process::id(),
-            // Its own: it dies with it, as a machine would.
+            // Without a separate machine, its own process id: it dies with the supervisor, as a machine would.
             qemu_pid: Some(self.machine.unwrap_or_else(std::process::id)),
             stage,
             doing: "playing".to_owned(),

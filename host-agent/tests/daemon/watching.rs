@@ -1,4 +1,4 @@
-//! What a daemon shows to its operator: moments over the API, the page and the metrics over HTTP.
+//! What a daemon shows its operator: moments over the API, and the status page and metrics over HTTP.
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;
@@ -25,7 +25,7 @@ async fn a_moment_is_everything_at_once() {
     assert_eq!(names, ["first", "second"]);
     let first = &watch.appliances[0];
     assert_eq!(first.view, world.show("first").await);
-    // The stand-in tells neither steps nor counters.
+    // The stand-in reports neither steps nor counters.
     assert_eq!(first.evidence, Evidence::Taken { at: None });
     assert_eq!((first.rates, first.phases.len()), (None, 0));
     assert!(watch.events > 0 && watch.daemon.resident_bytes > 1 << 20);
@@ -69,7 +69,7 @@ async fn the_page_and_the_metrics_are_the_operators() {
         let (head, _) = get(address, path, address).await;
         assert!(head.starts_with("HTTP/1.1 200 "), "{path}: {head}");
     }
-    // Commands are not to be had here, and a foreign name leads nowhere.
+    // This listener has no API commands, and refuses foreign host names.
     let (head, _) = get(address, "/v1/appliances", address).await;
     assert!(head.starts_with("HTTP/1.1 404 "), "{head}");
     let (head, body) = get(address, "/", "evil.example").await;
@@ -102,7 +102,7 @@ async fn with_a_login_nothing_is_shown_without() {
         .iter()
         .find_map(|entry| entry.text.strip_prefix("status page on http://"));
     let address = address.expect("a status page").trim_end_matches('/');
-    // `operator:correct horse battery`, and another password.
+    // Base64 of `operator:correct horse battery`, and of the same user with another password.
     let known =
         format!("{address}\r\nauthorization: Basic b3BlcmF0b3I6Y29ycmVjdCBob3JzZSBiYXR0ZXJ5");
     let other =
@@ -121,7 +121,7 @@ async fn with_a_login_nothing_is_shown_without() {
     }
 }
 
-/// Head and body of an answer; `host` may be followed by lines of other headers.
+/// Returns head and body of an answer. `host` may contain further header lines.
 async fn get(address: &str, path: &str, host: &str) -> (String, String) {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let request = format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");

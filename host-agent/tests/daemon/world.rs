@@ -1,4 +1,4 @@
-//! A daemon with appliances that play parts, in a folder of its own.
+//! A daemon in its own folder, with appliances that play given parts.
 
 use std::ops::{Deref, DerefMut};
 use std::path::Path;
@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use crate::hosted::{DEADLINE, Hosted};
 
-/// What goes over the wire, without a client of ours: status, content type and body.
+/// Sends a request without our own client, and returns status, content type and body of the answer.
 pub async fn raw(root: &Path, request: &str, body: &str) -> (u16, String, String) {
     let mut stream = UnixStream::connect(root.join("host.sock")).await.unwrap();
     let length = match body.len() {
@@ -35,7 +35,7 @@ pub async fn raw(root: &Path, request: &str, body: &str) -> (u16, String, String
     (status, kind.to_owned(), body.to_owned())
 }
 
-/// Nobody has long to finish.
+/// Returns deadlines that leave little time for draining.
 pub fn impatient() -> Deadlines {
     Deadlines {
         draining: Duration::from_millis(300),
@@ -63,13 +63,13 @@ impl DerefMut for World {
 }
 
 impl World {
-    /// With these appliances, each by name and part; `more` stands in each one's table.
+    /// Starts a daemon with these appliances, given as name and part. `more` is added to the table of each.
     pub async fn new(parts: &[(&str, &str)], more: &str, deadlines: Deadlines) -> Self {
         let more = format!("tee = \"simulated-tdx\"\n{more}");
         Self::of(parts, "", &more, deadlines, Arc::new(AsClients)).await
     }
 
-    /// The same with `head` before all appliances, whose TEE is in `more`, and with somebody who judges evidence.
+    /// Like [`new`](Self::new), with `head` before all appliances and a judge. `more` must name the TEE.
     pub async fn of(
         parts: &[(&str, &str)],
         head: &str,
@@ -79,7 +79,7 @@ impl World {
     ) -> Self {
         let hosted = Hosted::new();
         let mut world = Self { hosted, judge };
-        // Tests run at once, and the status page has one usual place.
+        // Tests run at the same time, and the status page has one default address.
         let mut text = format!(
             "version = 1\nstatus.listen = \"off\"\n[host]\nstate = {:?}\n{head}\n",
             world.root()
@@ -98,14 +98,14 @@ impl World {
         world
     }
 
-    /// What the supervisor in `folder` of the state plays.
+    /// Determines what the supervisor in this folder of the state plays.
     pub fn part(&self, folder: &str, part: &str) {
         let folder = self.root().join(folder);
         std::fs::create_dir_all(&folder).unwrap();
         std::fs::write(folder.join("part"), part).unwrap();
     }
 
-    /// A daemon of the same folder and file.
+    /// Starts a daemon for the same folder and file.
     pub async fn begin(&mut self, deadlines: Deadlines) {
         let judge = Arc::clone(&self.judge);
         self.start(|daemon| {
@@ -116,7 +116,7 @@ impl World {
         });
     }
 
-    /// Commands are waited for.
+    /// Sends a command, waits until it has taken effect, and returns the appliance.
     pub async fn act(&self, name: &str, verb: &str) -> View {
         let path = format!("/v1/appliances/{name}/{verb}?wait=true");
         let client = self.client();
@@ -124,12 +124,12 @@ impl World {
         acted.await.unwrap().unwrap()
     }
 
-    /// Waits until the journal holds such an entry; its number.
+    /// Waits until the journal has an entry for this appliance and state, and returns its number.
     pub async fn until(&self, name: &str, state: &str) -> u64 {
         self.until_after(0, name, state).await
     }
 
-    /// The same, among the entries after number `seq`.
+    /// Like [`until`](Self::until), but only for entries after number `seq`.
     pub async fn until_after(&self, seq: u64, name: &str, state: &str) -> u64 {
         let (mut kept, mut coming) = self.journal.after(seq);
         let found = async {
@@ -151,7 +151,7 @@ impl World {
         }
     }
 
-    /// Its state once it serves.
+    /// Waits until the appliance serves, and returns it.
     pub async fn serving(&self, name: &str) -> View {
         self.until(name, "serving").await;
         self.show(name).await
@@ -159,13 +159,13 @@ impl World {
 }
 
 impl Drop for World {
-    /// Nothing that a test started outlives it.
+    /// Ensures that nothing that a test started outlives it.
     fn drop(&mut self) {
-        // Before the machines, so that it starts none again.
+        // The daemon ends first, so that it does not start the stand-ins again.
         self.abort();
         let places = ["vms", "b/vms"].map(|place| std::fs::read_dir(self.root().join(place)));
         for folder in places.into_iter().flatten().flatten().flatten() {
-            // A stand-in ends when its socket's other ends are gone and it is told to drain; the quick way is its number.
+            // A stand-in ends by itself only when it is asked to drain, so it is killed by its process id.
             if let Ok(text) = std::fs::read_to_string(folder.path().join("pid"))
                 && let Ok(pid) = text.parse()
             {

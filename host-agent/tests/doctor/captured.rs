@@ -1,4 +1,4 @@
-//! Machines as text files: every answer that a probe may get, and edits of them.
+//! Machines as text files: the answers to every probe, and functions to edit them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -13,19 +13,19 @@ use cocoon_measurements::policy::Policy;
 use cocoon_measurements::snp::report::TcbVersion;
 use cocoon_qemu::find::Version;
 
-/// A machine: sections by their heading, such as `file /proc/cpuinfo`.
+/// A machine, as sections by their headings, such as `file /proc/cpuinfo`.
 #[derive(Debug, Clone)]
 pub struct Captured {
     sections: BTreeMap<String, String>,
-    /// Addresses that somebody else has.
+    /// Result of listening on the public address.
     pub taken: Result<(), Refusal>,
     pub qemu: QemuFacts,
     pub tried: Tried,
     pub wanted: Wanted,
     pub policy: Policy,
-    /// The devices that were opened.
+    /// Paths of the device files that were opened.
     pub opened: Arc<Mutex<BTreeSet<String>>>,
-    /// The programs that were started.
+    /// Command lines of the programs that were started.
     pub ran: Arc<Mutex<Vec<String>>>,
 }
 
@@ -62,7 +62,7 @@ impl Captured {
         machine.and(text)
     }
 
-    /// With everything of `text` besides, in place of what was there.
+    /// Adds the sections of `text`, which replace existing ones.
     pub fn and(mut self, text: &str) -> Self {
         let mut heading = None;
         for line in text.lines() {
@@ -77,20 +77,20 @@ impl Captured {
         self
     }
 
-    /// With this section's text replaced.
+    /// Replaces or adds this section.
     pub fn with(mut self, heading: &str, text: &str) -> Self {
         self.sections
             .insert(heading.to_owned(), format!("{text}\n"));
         self
     }
 
-    /// Without this section, which must be there.
+    /// Removes this section, which must exist.
     pub fn without(mut self, heading: &str) -> Self {
         assert!(self.sections.remove(heading).is_some(), "no {heading}");
         self
     }
 
-    /// With `from` replaced by `to` in a section, which must contain it.
+    /// Replaces `from`, which must occur, by `to` in this section.
     pub fn edited(mut self, heading: &str, from: &str, to: &str) -> Self {
         let section = self.sections.get_mut(heading).expect(heading);
         assert!(section.contains(from), "no {from:?} in {heading}");
@@ -98,7 +98,7 @@ impl Captured {
         self
     }
 
-    /// Of the image's variant with a GPU.
+    /// Makes the wanted image one that needs a GPU.
     pub fn wanting_gpu(mut self) -> Self {
         self.wanted.gpu = true;
         self
@@ -112,7 +112,7 @@ impl Captured {
         judge(&self.facts(), &self.wanted, &self.policy)
     }
 
-    /// The one finding of this name.
+    /// Returns the only finding of this name.
     pub fn finding(&self, id: &str) -> Finding {
         let findings = self.findings();
         let mut found = findings.iter().filter(|finding| finding.id == id);
@@ -135,13 +135,13 @@ pub fn version(major: u32, minor: u32) -> Version {
     }
 }
 
-/// Everything that is not as it should be, by name.
+/// Returns the names of the findings that are at least this severe.
 pub fn faults(findings: &[Finding], least: Severity) -> Vec<&'static str> {
     let faults = findings.iter().filter(|finding| finding.severity >= least);
     faults.map(|finding| finding.id).collect()
 }
 
-/// An edit of a good machine, the finding it must cause, its severity, and a part of what it must say.
+/// An edit of a good machine, the finding that it must cause, the finding's severity, and a part of its text.
 pub type Case = (
     fn(Captured) -> Captured,
     &'static str,
@@ -149,7 +149,7 @@ pub type Case = (
     &'static str,
 );
 
-/// Every edit causes its finding, which prevents something only if it is a failure.
+/// Checks that every edit causes its finding, and that the finding prevents a mode only if it is a failure.
 pub fn check(good: impl Fn() -> Captured, cases: &[Case]) {
     for (edit, id, severity, said) in cases {
         let finding = edit(good()).finding(id);
@@ -162,7 +162,7 @@ pub fn check(good: impl Fn() -> Captured, cases: &[Case]) {
     }
 }
 
-/// Each of the findings is bad in one of the cases.
+/// Checks that each finding is bad in at least one case.
 pub fn covered(findings: &[Finding], cases: &[Case]) {
     assert!(!findings.is_empty());
     for finding in findings {
@@ -251,7 +251,7 @@ impl World for Captured {
     fn snp_status(&self) -> Result<SnpStatus, String> {
         let text = self.section("snp", "status");
         let text = text.ok_or("there is no such device")?;
-        // The number or word behind a name.
+        // Returns the number or word that follows a name.
         let word = |name: &str| {
             let (_, rest) = text.split_once(name).unwrap();
             rest.split_whitespace()

@@ -1,4 +1,4 @@
-//! What clients would say: a good image on good machines, and each refusal.
+//! What `doctor` predicts that clients will say: a good image on good machines, and each refusal.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -28,12 +28,12 @@ use crate::captured::{Captured, LAPTOP, SNP, TDX, faults};
 #[expect(dead_code, reason = "the image's own tests use more of it")]
 mod firmware;
 
-/// The captured machines' own time.
+/// Clock of the captured machines, as Unix time.
 const NOW: u64 = 1_782_864_000;
 const CMDLINE: &str = "console=ttyS0 quiet";
 const MEMORY_MIB: u64 = 4096;
 
-/// A small image in its real formats, measured by the functions that builders use, for 4 GiB and two vCPUs.
+/// Returns a small image in its real formats for 4 GiB and two vCPUs, measured by the functions that builders use.
 pub fn image() -> Artefacts {
     let (kernel, initrd) = (firmware::kernel(), firmware::noise(4, 5000));
     let (tdx, snp) = (firmware::tdx(), firmware::snp());
@@ -119,7 +119,7 @@ pub fn image() -> Artefacts {
     }
 }
 
-/// The same as a folder.
+/// Writes the image to a folder.
 pub fn lay_down(folder: &Path) -> Artefacts {
     let image = image();
     let mut files = image.files().to_vec();
@@ -153,7 +153,7 @@ fn judge(machine: &Captured, image: &Artefacts, policy: &PolicyFile, vcpus: u16)
     clients::judge(image, policy, &machine.facts(), &machine.wanted, &shape)
 }
 
-/// The row, on a machine that is good for TDX, under the default policy.
+/// Returns the row for a machine that is good for TDX, under the default policy.
 fn row(id: &str, image: &Artefacts) -> Finding {
     let rows = judge(&Captured::new(TDX), image, &PolicyFile::default(), 2);
     rows.into_iter().find(|row| row.id == id).expect("the row")

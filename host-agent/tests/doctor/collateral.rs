@@ -1,4 +1,4 @@
-//! What the store says of a machine before anyone boots.
+//! What `doctor` reports about the kept collateral before any VM boots.
 
 use cocoon_host_agent::collateral::store::Failure;
 use cocoon_host_agent::collateral::want::PckCa;
@@ -39,7 +39,7 @@ fn failure(want: Want) -> Failure {
     }
 }
 
-/// A machine with a GPU of this VBIOS.
+/// Returns a machine with one GPU of this VBIOS.
 fn facts(vbios: Option<&str>) -> Facts {
     let mut facts = Captured::new(TDX).and(H100_VFIO).facts();
     let mut gpu = facts.gpus.all.first().cloned().expect("a GPU");
@@ -147,7 +147,7 @@ fn a_vbios_without_a_manifest_is_told_before_anyone_boots() {
             .found
             .ends_with(": its VBIOS version is not known here")
     );
-    // A GPU that no driver of NVIDIA's holds: guests asked for its manifest, or somebody says its version.
+    // Without NVIDIA's driver, a guest may have requested the manifest, or the operator may name the version.
     let asked = Kept {
         entries: [
             "NV_GPU_VBIOS_1010_0200_882_96005E0001",
@@ -172,7 +172,7 @@ fn a_vbios_without_a_manifest_is_told_before_anyone_boots() {
     };
     assert_eq!(told("96.00.5e.00.01"), Severity::Ok);
     assert_eq!(told("96.00.5E.00.02"), Severity::Failure);
-    // What the driver says counts for more.
+    // The driver's own answer takes precedence.
     let versions = Versions {
         vbios: Some("96.00.5E.00.02"),
         ..Versions::default()
@@ -181,7 +181,7 @@ fn a_vbios_without_a_manifest_is_told_before_anyone_boots() {
     assert_eq!(own.severity, Severity::Ok);
 }
 
-/// The driver is the image's: no machine is needed to tell whether NVIDIA knows it.
+/// The image contains the driver, so its manifest can be checked without a GPU.
 #[test]
 fn an_images_driver_without_a_manifest_is_told_before_anyone_boots() {
     let judged = |names: Option<&str>, driver| {

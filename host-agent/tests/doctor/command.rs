@@ -1,4 +1,4 @@
-//! The command on the machine that runs the tests, whatever that is.
+//! `cocoon-host doctor` on the machine that runs the tests, whatever its hardware.
 
 use std::process::{Command, Output};
 
@@ -10,7 +10,7 @@ use crate::clients;
 fn doctor(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_cocoon-host"))
         .arg("doctor")
-        // No port of a fixed number, which somebody else may have.
+        // A fixed port might be in use.
         .args(["--listen", "127.0.0.1:0"])
         .args(arguments)
         .output()
@@ -86,7 +86,7 @@ fn what_cannot_be_examined_is_an_error_of_use() {
     }
 }
 
-/// The command names the very finding of `doctor`, and leaves nothing behind.
+/// `up` reports the same finding as `doctor`, and leaves no files behind.
 #[test]
 fn up_refuses_a_tee_that_this_machine_has_not() {
     let folder = tempfile::tempdir().expect("a temporary folder");

@@ -1,4 +1,4 @@
-//! GPUs: each finding in each of its bad forms, on a server that wants one.
+//! Findings about GPUs, each in each of its bad forms, on a server whose image needs a GPU.
 
 use cocoon_host_agent::doctor::facts::{CcMode, Gpus, Look, Modes};
 use cocoon_host_agent::doctor::finding::{Mode, Severity};
@@ -19,7 +19,7 @@ fn server() -> Captured {
     Captured::new(SNP).and(H100_VFIO).wanting_gpu()
 }
 
-/// A disk controller in the GPU's group.
+/// A disk controller in the GPU's IOMMU group.
 const COMPANION: &str = "\
 === names /sys/kernel/iommu_groups/42/devices
 0000:00:02.0 0000:17:00.0 0000:17:00.1
@@ -204,7 +204,7 @@ fn every_finding_has_a_bad_form() {
     covered(&findings, CASES);
 }
 
-/// An image without a GPU runs beside a broken one.
+/// An image without a GPU runs even if the machine has a broken one.
 #[test]
 fn what_is_not_needed_prevents_nothing() {
     let bad = Captured::new(SNP).and(H100_VFIO).with(CONFIG, "ffffffff");
@@ -214,7 +214,7 @@ fn what_is_not_needed_prevents_nothing() {
     assert_eq!(Captured::new(SNP).finding("gpu").severity, Severity::Note);
 }
 
-/// A neighbour.
+/// A second GPU, which is in use.
 const SECOND: &str = "\
 === file /sys/bus/pci/devices/0000:18:00.0/vendor
 0x10de
@@ -230,8 +230,8 @@ vfio-pci
 busy
 ";
 
-/// Whoever opens a GPU's group keeps the VM that takes it in that moment from having it: so a start opens its own GPU's, and
-/// one without a GPU none.
+/// Opening a GPU's IOMMU group makes a VM fail that takes the GPU at the same moment. So a start opens only the group of its
+/// own GPU, and none without a GPU.
 #[test]
 fn no_groups_are_opened_but_those_that_are_meant() {
     let machine = || Captured::new(SNP).and(H100_VFIO).and(SECOND);
@@ -259,14 +259,14 @@ fn no_groups_are_opened_but_those_that_are_meant() {
         (vec![first, second], vec![false, true])
     );
 
-    // What `up --tee` and the daemon's supervisors ask of the machine.
+    // The facts that `up --tee` and the daemon's supervisors read.
     let machine = machine();
     machine.facts();
     let opened = machine.opened.lock().unwrap();
     assert!(!opened.iter().any(|device| device.starts_with("/dev/vfio/")));
 }
 
-/// The admin tool reads registers: only of GPUs that nobody uses, and only where somebody wants to know.
+/// The admin tool reads the GPU's registers, so it is only run for unused GPUs, and only if the mode is needed.
 #[test]
 fn a_gpu_in_use_is_not_asked() {
     let mode = |machine: &Captured| machine.facts().gpus.all[0].cc;
@@ -276,7 +276,7 @@ fn a_gpu_in_use_is_not_asked() {
     assert_eq!(mode(&server().and(H100_NVIDIA)), Some(CcMode::Off));
 }
 
-/// Whoever waits for a GPU looks again and again: no program is started for that.
+/// Waiting for a GPU means reading it again and again, which must not start a program each time.
 #[test]
 fn who_wants_no_mode_starts_no_program() {
     for text in ["", H100_NVIDIA] {

@@ -1,4 +1,4 @@
-//! What every mode needs: each finding in each of its bad forms.
+//! Findings that concern every mode, each in each of its bad forms.
 
 use cocoon_host_agent::doctor::facts::{QemuFacts, Tried};
 use cocoon_host_agent::doctor::finding::{Mode, Severity};
@@ -227,7 +227,7 @@ fn emulation_is_what_remains() {
     };
     assert!(prevented(Mode::SimulatedKvm));
     assert!(!prevented(Mode::SimulatedEmulated));
-    // What was found of a KVM that is not there is not said twice.
+    // Without `/dev/kvm`, there is no second finding that KVM does not work.
     let findings = tried(machine, false).findings();
     assert!(findings.iter().all(|finding| finding.id != "kvm.works"));
 }

@@ -1,8 +1,8 @@
-//! `cocoon-host doctor` on machines as text: a captured one, and composed ones: good ones, a laptop, and each of them broken
-//! in every way that has a finding of its own. And on the machine that runs the tests, whatever it is.
+//! `cocoon-host doctor` on machines described as text: one captured, the others composed. Good machines and a laptop are
+//! broken in every way that has a finding of its own. The command also runs on the machine that runs the tests.
 //!
-//! No TEE host has been examined by this program: but for `cloud-vm.txt` the machines are composed of what documents the
-//! interfaces of kernels, firmware and tools; each file says where its parts are from.
+//! No TEE host has been examined by this program. Except for `cloud-vm.txt`, the machines are composed from the documentation
+//! of kernel interfaces, firmware and tools. Each file names its sources.
 
 #[path = "../../../tests/src/absent.rs"]
 mod absent;
@@ -27,7 +27,7 @@ use captured::{CLOUD_VM, Captured, H100_VFIO, LAPTOP, SNP, TDX, faults};
 use cocoon_host_agent::doctor::finding::{Mode, Severity};
 use cocoon_host_agent::doctor::{Readiness, Report};
 
-/// The modes that a machine is ready for.
+/// Returns the modes that a machine is ready for.
 fn ready(machine: &Captured) -> Vec<Mode> {
     let findings = machine.findings();
     let modes = Mode::ALL.into_iter();
@@ -42,7 +42,7 @@ fn good_machines_are_ready_and_have_nothing_to_complain_of() {
     for (text, real, no) in [(TDX, Tdx, "cpu.snp"), (SNP, SevSnp, "cpu.tdx")] {
         let machine = Captured::new(text);
         assert_eq!(ready(&machine), [real, SimulatedKvm, SimulatedEmulated]);
-        // The other vendor's, and nothing else.
+        // The only fault is that the machine lacks the other vendor's TEE.
         assert_eq!(faults(&machine.findings(), Severity::Warning), [no]);
         let machine = machine.and(H100_VFIO).wanting_gpu();
         assert_eq!(ready(&machine), [real, SimulatedKvm, SimulatedEmulated]);
@@ -63,8 +63,8 @@ fn a_laptop_simulates_and_says_so() {
     );
 }
 
-/// What a real kernel says that no document shows: a guest itself, of a processor that has TDX, without systemd, and without
-/// half of the files.
+/// A real kernel shows what no document does: this machine is itself a guest, on a processor with TDX, without systemd and
+/// without half of the files.
 #[test]
 fn a_captured_machine_is_understood() {
     let machine = Captured::new(CLOUD_VM);
@@ -90,7 +90,7 @@ fn a_captured_machine_is_understood() {
             "cpu.snp"
         ]
     );
-    // Its KVM is another hypervisor's gift, which says little.
+    // Its KVM runs under another hypervisor, so it may not run a whole guest.
     assert_eq!(of(Severity::Warning), ["kvm.works"]);
 }
 
@@ -156,7 +156,7 @@ fn people_read_a_table_with_the_worst_last() {
     assert!(text.ends_with(end), "{text}");
 }
 
-/// Texts of kernels and firmware could steer a terminal.
+/// Text from kernels and firmware could contain control sequences that steer a terminal.
 #[test]
 fn foreign_text_is_made_harmless() {
     let machine = Captured::new(LAPTOP).edited("file /proc/cpuinfo", "i7-1165G7", "i7\u{1b}[2J");

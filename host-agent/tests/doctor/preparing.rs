@@ -28,7 +28,7 @@ fn planned(machine: &Captured, aim: Aim) -> Result<Vec<Planned>, Unfit> {
     plan(&machine.facts().gpus, gpu(), aim)
 }
 
-/// The steps as a person would type them, below the GPU's own folder where they are there.
+/// Returns the steps as a user would type them. Paths in the GPU's own folder are relative to it.
 fn steps(machine: &Captured, aim: Aim) -> Vec<String> {
     let steps = planned(machine, aim).unwrap();
     for step in &steps {
@@ -89,7 +89,7 @@ fn restoring_undoes_it() {
         "echo 'auto' > power/control",
     ];
     assert_eq!(steps(&server(), Aim::Restored), expected);
-    // What is the host's already stays as it is.
+    // A GPU that the host's driver already has is left alone.
     let own = server().and(H100_NVIDIA);
     assert!(steps(&own, Aim::Restored).is_empty());
 }
@@ -134,7 +134,7 @@ fn what_stands_in_the_way_is_told_before_anything_is_done() {
     ] {
         assert_eq!(planned(&machine, Aim::Prepared), Err(expected));
     }
-    // Giving back needs less.
+    // Restoring a GPU has fewer requirements.
     assert_eq!(
         planned(&server().with("device /dev/vfio/42", "busy"), Aim::Restored),
         Err(Unfit::InUse(address))
@@ -142,7 +142,7 @@ fn what_stands_in_the_way_is_told_before_anything_is_done() {
     assert!(planned(&edited("reset_method", "bus"), Aim::Restored).is_ok());
 }
 
-/// A tree like sysfs, below a folder; programs are written down.
+/// A tree of files like sysfs in a temporary folder. Programs are recorded, not run.
 struct Tree {
     root: tempfile::TempDir,
     ran: RefCell<Vec<String>>,
@@ -177,7 +177,7 @@ impl Tree {
 
 impl Hands for Tree {
     fn write(&self, path: &str, text: &str) -> io::Result<()> {
-        // As the real one: only what is there.
+        // Like sysfs, creates no files.
         let mut file = fs::OpenOptions::new().write(true).open(self.place(path))?;
         io::Write::write_all(&mut file, text.as_bytes())
     }
@@ -240,7 +240,7 @@ fn it_stops_at_the_step_that_fails() {
     assert_eq!(broken.holds("reset"), "", "nothing after it is done");
 }
 
-/// Hands that may not write: a user's, or those of a service to whom sysfs is read-only.
+/// Hands that may not write: those of an unprivileged user, or of a service to which sysfs is read-only.
 struct Bound(io::ErrorKind);
 
 impl Hands for Bound {

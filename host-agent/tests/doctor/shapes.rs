@@ -1,4 +1,4 @@
-//! RTMR0 before a launch: which of a manifest's shapes a machine would be, told by its QEMU's tables.
+//! RTMR0 before a launch: which of a manifest's shapes the machine will match, judged by the tables of its QEMU.
 
 use cocoon_host_agent::doctor::clients::{self, Shape, predicted};
 use cocoon_host_agent::doctor::finding::{Finding, Severity};
@@ -20,7 +20,7 @@ fn tables() -> Tables {
     }
 }
 
-/// With the tables of this machine's QEMU the shape is told event by event.
+/// With the tables of this machine's QEMU, the shape is compared event by event.
 #[test]
 fn a_shape_is_told_by_its_events() {
     let tables = tables();
@@ -50,7 +50,7 @@ fn a_shape_is_told_by_its_events() {
         same.found
             .starts_with("2 vCPUs, 4096 MiB, QEMU 11.1.3: every event agrees")
     );
-    // The processor's own event is not judged here.
+    // The SMBIOS event depends on the processor and is not compared.
     let smbios = |platform: &mut TdxPlatform| {
         let event = platform
             .rtmr0_events
@@ -74,7 +74,7 @@ fn a_shape_is_told_by_its_events() {
     );
 }
 
-/// The row, where the tables are not known.
+/// Returns the row for a machine whose tables are unknown.
 fn row(machine: &Captured, vcpus: u16, edit: fn(&mut TdxPlatform)) -> Finding {
     let image = manifest(|manifest| edit(&mut manifest.tdx.platforms[1]));
     let shape = Shape {
@@ -91,7 +91,7 @@ fn row(machine: &Captured, vcpus: u16, edit: fn(&mut TdxPlatform)) -> Finding {
 const ADD: &str = "ask for a shape that is listed (--memory, --vcpus), or let the signers add this machine: cocoon-host tables, \
      then cocoon-image manifest platform";
 
-/// As `up` has it, whatever else agrees.
+/// As in `up`, a shape for another number of vCPUs never matches.
 #[test]
 fn a_shape_for_another_number_of_vcpus_is_none() {
     let machine = Captured::new(TDX);
@@ -104,11 +104,11 @@ fn a_shape_for_another_number_of_vcpus_is_none() {
         "no shape of a real machine with 3 vCPUs and 4096 MiB; known are: 2 vCPUs, 4096 MiB, QEMU 11.1.3"
     );
     assert_eq!(other.fix, ADD);
-    // A shape that does not say for how many it is may be for any.
+    // A shape without a number of vCPUs may match any.
     assert_eq!(row(&machine, 3, |_| ()).severity, Severity::Note);
 }
 
-/// This machine's GPU has 128 GiB of BARs, and one window that holds them.
+/// The largest BAR of this machine's GPU is 128 GiB, so its BARs together need a window of 256 GiB.
 #[test]
 fn a_shape_with_a_gpu_is_one_with_this_gpus_window() {
     let machine = Captured::new(TDX).and(H100_VFIO).wanting_gpu();
@@ -132,19 +132,19 @@ fn a_shape_with_a_gpu_is_one_with_this_gpus_window() {
         );
         assert_eq!(other.fix, format!("{ADD}, both with --mmio64-mib 262144"));
     }
-    // Where there is no GPU yet, any window may be its own.
+    // If the machine has no GPU yet, any window may match.
     let bare = Captured::new(TDX).wanting_gpu();
     let any = row(&bare, 2, |platform| platform.mmio64_mib = Some(131_072));
     assert_eq!(any.severity, Severity::Note, "{any:?}");
     let none = row(&bare, 2, |_| ());
     assert_eq!(none.fix, format!("{ADD}, both with --mmio64-mib MIB"));
-    // And a machine without is none with.
+    // A machine without a GPU does not match a shape with one.
     let without = Captured::new(TDX).and(H100_VFIO);
     let other = row(&without, 2, |platform| platform.mmio64_mib = Some(262_144));
     assert_eq!(other.severity, Severity::Failure, "{other:?}");
 }
 
-/// Firmware is emulated for what can be told by it alone.
+/// Computing the tables means running the firmware under emulation, so it is done only if it decides something.
 #[test]
 fn tables_are_computed_where_they_tell_something() {
     let image = manifest(|manifest| manifest.tdx.platforms[1].vcpus = Some(2));

@@ -1,4 +1,4 @@
-//! SEV-SNP: each finding in each of its bad forms.
+//! Findings about SEV-SNP, each in each of its bad forms.
 
 use cocoon_host_agent::doctor::facts::{QemuFacts, Silence};
 use cocoon_host_agent::doctor::finding::{Mode, Severity};
@@ -257,7 +257,7 @@ fn every_finding_has_a_bad_form() {
     covered(&findings, CASES);
 }
 
-/// A machine with an EPYC of the next generation, whose levels begin with another part's.
+/// Returns a machine with an EPYC of the next generation, whose TCB has one more component, the FMC.
 fn turin(m: Captured) -> Captured {
     let mut m = m
         .edited(CPUINFO, "cpu family\t: 25", "cpu family\t: 26")
@@ -267,7 +267,7 @@ fn turin(m: Captured) -> Captured {
     m
 }
 
-/// A start has no use for the answer, and where KVM has not set SNP up the question alone would have the kernel do it.
+/// A start does not need the status. If KVM has not set up SNP, the request alone would make the kernel do so.
 #[test]
 fn the_secure_processor_is_asked_only_when_it_helps() {
     let status = |machine: &Captured| machine.facts().snp.status;
@@ -287,7 +287,7 @@ fn the_secure_processor_is_asked_only_when_it_helps() {
     );
 }
 
-/// The kernel's log stands in for a secure processor that says nothing.
+/// If the secure processor does not answer, the kernel's log shows the firmware's version.
 #[test]
 fn the_firmwares_version_is_told_by_either() {
     let version = |machine: Captured| machine.finding("snp.firmware").found;
@@ -307,7 +307,7 @@ fn what_the_processor_says_becomes_qemus_options() {
     );
 }
 
-/// Parts that a table of numbers could confuse.
+/// Processors that a table of model numbers could confuse.
 #[test]
 fn other_processors_are_told_apart() {
     for (from, to, capable) in [

@@ -1,4 +1,4 @@
-//! What `up --tee` starts, on captured machines; and its refusal where a piece is missing.
+//! What `up --tee` starts on captured machines, and what it refuses if something is missing.
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;
@@ -61,7 +61,7 @@ fn an_snp_guest_has_the_configuration_and_the_processors_numbers() {
         start(&machine, Tee::SevSnp),
         Ok(Confidential::Snp(expected.clone()))
     );
-    // Old firmware starts VMs, too; that clients refuse them is for `doctor` to say.
+    // Old firmware can start VMs, too. Only `doctor` reports that clients refuse them.
     let old = machine
         .edited("snp status", "SNP 27", "SNP 26")
         .edited("snp status", "alias check yes", "alias check no")
@@ -101,8 +101,8 @@ fn the_first_of_several_pieces_is_named_and_the_others_counted() {
     );
 }
 
-/// An address that the appliance still has to take must be free; what its supervisor has already, or the old VM of an
-/// update, is in nobody's way.
+/// An address that the appliance still has to take must be free. An address that its supervisor, or the old VM of an update,
+/// already has is no obstacle.
 #[test]
 fn the_public_address_matters_until_somebody_has_it_for_the_vm() {
     let mut machine = Captured::new(TDX);
@@ -119,8 +119,8 @@ fn the_public_address_matters_until_somebody_has_it_for_the_vm() {
     ));
 }
 
-/// An appliance of the daemon's file in a real TEE, on a machine that has one, up to QEMU's start: as its supervisor
-/// starts it, and as an update starts a second one beside it.
+/// Starts an appliance of the daemon's file in a real TEE, up to the start of QEMU: as its supervisor does, and as an update
+/// does beside the old VM.
 #[tokio::test]
 async fn a_supervisor_that_has_the_public_address_starts_a_trust_domain() {
     let folder = tempfile::tempdir().unwrap();
@@ -162,7 +162,7 @@ async fn a_supervisor_that_has_the_public_address_starts_a_trust_domain() {
             error.to_string(),
             "QEMU does not run: told of a trust domain"
         );
-        // It has an hour to go.
+        // The manifest expires in an hour, which is reported.
         let notes = notes.lock().unwrap();
         let told = |note: &String| note.starts_with("the image's manifest ends on ");
         assert!(notes.iter().any(told), "{notes:#?}");

@@ -1,4 +1,4 @@
-//! TDX: each finding in each of its bad forms.
+//! Findings about TDX, each in each of its bad forms.
 
 use cocoon_host_agent::doctor::facts::QemuFacts;
 use cocoon_host_agent::doctor::finding::{Mode, Severity};

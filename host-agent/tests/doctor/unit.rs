@@ -1,11 +1,11 @@
-//! The packaged unit lets the daemon, and the QEMUs below it, open what they open, and nothing else.
+//! The packaged systemd unit allows exactly the devices that the daemon and its QEMUs open.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 
 use crate::captured::{Captured, H100_VFIO, SNP, TDX};
 
-/// What QEMU opens for a part of its command line, of which each is on one that is golden-tested.
+/// Parts of QEMU's command line, and the device that QEMU opens for each. Every part occurs in a golden test.
 const QEMU: [(&str, &str); 6] = [
     ("-accel kvm", "/dev/kvm"),
     ("sev-snp-guest", "/dev/sev"),
@@ -16,13 +16,13 @@ const QEMU: [(&str, &str); 6] = [
     ("vhost=on", "/dev/vhost-net"),
 ];
 
-/// What rules of systemd's own give to everybody or to the group kvm (its `50-udev-default.rules`).
+/// Devices that systemd's own rules (`50-udev-default.rules`) open to everybody or to the group `kvm`.
 const SYSTEMD: [&str; 4] = ["/dev/kvm", "/dev/vsock", "/dev/net/tun", "/dev/vhost-net"];
 
-/// Opened to see whether they are there; a refusal says as much.
+/// Devices that are opened only to see whether they exist. A refusal shows that, too.
 const LOOKED_AT: [&str; 2] = ["/dev/sgx_enclave", "/dev/sgx_provision"];
 
-/// How the unit names a device: classes by their names in /proc/devices.
+/// Returns the name of a device in the unit. Device classes have their names of `/proc/devices`.
 fn rule(device: &str) -> String {
     match device.strip_prefix("/dev/vfio/") {
         Some(name) if name.starts_with("devices/") => "char-vfio-dev".to_owned(),
@@ -31,7 +31,7 @@ fn rule(device: &str) -> String {
     }
 }
 
-/// What `Facts::read` opens on a machine that has everything, whatever the daemon starts there.
+/// Returns the devices that `Facts::read` opens on machines that have everything.
 fn opened() -> BTreeSet<String> {
     let mut opened = BTreeSet::new();
     for machine in [
@@ -60,7 +60,7 @@ fn allowed() -> BTreeSet<String> {
         .collect()
 }
 
-/// The unit opens the service's cgroup; what the files' modes leave to root alone has a rule of udev's.
+/// The unit only opens the service's cgroup. Devices that only root may open by their modes also need a udev rule.
 #[test]
 fn what_the_unit_allows_is_the_daemons_to_open() {
     let rules = packaged("cocoon-host.rules");

@@ -1,5 +1,5 @@
-//! Full disks: what runs goes on, nothing half is begun, and all is well once there is room. The disk is full for one file at
-//! a time: a link to `/dev/full`, the kernel's own device for that, stands where it would be written.
+//! Full disks: what runs keeps running, nothing is half begun, and all works again once there is room. One file at a time is
+//! full: a link to `/dev/full`, the kernel's device for that, stands in its place.
 
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use cocoon_host_agent::update::Phase;
 
 use crate::world::{World, line};
 
-/// A file that nothing more can be written to, until dropped.
+/// A file to which nothing can be written until this is dropped.
 struct Full(PathBuf);
 
 impl Full {
@@ -34,7 +34,7 @@ fn no_space(path: &Path) -> String {
     )
 }
 
-/// Its state cannot be kept: it serves all the same, and the operator is told.
+/// An appliance whose state cannot be kept serves nevertheless, and the operator is told.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_appliance_serves_on_while_its_disk_is_full() {
     let world = World::new("serves old", "restart.delay_seconds = 0").await;
@@ -52,7 +52,7 @@ async fn an_appliance_serves_on_while_its_disk_is_full() {
     assert!(kept.contains("\"serving\""), "{kept}");
 }
 
-/// Nothing is started that could not be found again; the reason is told, and the next try succeeds once there is room.
+/// Nothing is started that a later daemon could not find. The reason is reported, and a try succeeds once there is room.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_starts_on_a_full_disk_and_it_heals_by_itself() {
     for name in [
@@ -63,7 +63,7 @@ async fn nothing_starts_on_a_full_disk_and_it_heals_by_itself() {
         let more = "autostart = false\nrestart.delay_seconds = 0";
         let world = World::of(&[("first", "serves old")], more, Deadlines::default()).await;
         let folder = world.show("first").await.folder;
-        // Standard error of the supervisor is opened, not written: only that it cannot be opened would matter.
+        // The supervisor's standard error is only opened, not written. Only a failure to open it would matter.
         let full = Full::new(&folder, name);
         let view = world.post("first/start?wait=true").await.unwrap();
         if name == "supervisor.log" {
@@ -73,13 +73,13 @@ async fn nothing_starts_on_a_full_disk_and_it_heals_by_itself() {
         assert_eq!(view.life.state.name(), "preparing", "{name}");
         assert_eq!(view.life.last_failure, Some(no_space(&full.0)), "{name}");
         drop(full);
-        // A try that is under way may still have met the full disk: the one behind it does not.
+        // A try that is under way may still have met the full disk; the next one does not.
         world.post("first/start?wait=false").await.unwrap();
         world.serving("first").await;
     }
 }
 
-/// The supervisor's own files: those that a VM cannot do without end it with the reason, the others are told.
+/// If a file that the VM needs cannot be written, the supervisor ends with the reason. Other files are only reported.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_supervisor_on_a_full_disk_says_so() {
     for (name, needed) in [
@@ -106,7 +106,7 @@ async fn a_supervisor_on_a_full_disk_says_so() {
     }
 }
 
-/// An update whose beginning cannot be kept is not begun; one whose next step cannot be kept goes back.
+/// An update whose beginning cannot be kept is not begun. One whose next step cannot be kept goes back.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_update_on_a_full_disk_changes_nothing() {
     let world = World::new("serves old", "").await;
@@ -145,13 +145,13 @@ async fn an_update_on_a_full_disk_changes_nothing() {
     assert_eq!(view.deployment.release, Some(6));
 }
 
-/// In place, the commit is the end of the update: what the disk has not taken has not happened.
+/// In place, the update ends with the commit. If the commit cannot be kept, the update goes back.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_update_in_place_whose_commit_cannot_be_kept_goes_back() {
     let mut world = World::new("serves old", "").await;
     let before = world.serving("first").await;
     world.kill().await;
-    // Enough for the disk to fill up after the last step before.
+    // Leaves time to fill the disk after the last step before the commit.
     world.edit("proving_seconds = 1", "proving_seconds = 3");
     world.begin();
     world.serving("first").await;

@@ -1,4 +1,4 @@
-//! Guests that hang in each phase of their boot, and say so in none; those that have failed and are not gone.
+//! Guests that hang in each phase of their boot without reporting it, and guests that have failed but are not gone yet.
 
 use std::io::ErrorKind;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 
 use crate::world::{World, line};
 
-/// The phases that the host hears of, and what becomes of an appliance whose guest hangs there.
+/// The phases that a guest reports, and why an appliance is given up if its guest hangs there.
 const PHASES: [(&str, &str); 7] = [
     ("hello", "booting took more than 10 seconds"),
     ("configuration", "booting took more than 10 seconds"),
@@ -22,7 +22,7 @@ const PHASES: [(&str, &str); 7] = [
     ("serving", "attesting took more than 5 seconds"),
 ];
 
-/// Each is killed at its deadline, with QEMU, and given up with the reason.
+/// Each guest is killed at its deadline, with its QEMU, and the appliance is given up with the reason.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_guest_that_hangs_in_any_phase_is_killed_and_named() {
     let deadlines = Deadlines {
@@ -55,16 +55,16 @@ async fn a_guest_that_hangs_in_any_phase_is_killed_and_named() {
             std::fs::read_dir(process).is_err(),
             "{name} left its supervisor"
         );
-        // QEMU dies of its supervisor's death, and its end is waited for.
+        // QEMU dies with its supervisor, and the appliance has failed only when QEMU is gone, too.
         let qemu = std::fs::read_to_string(view.folder.join("qemu.pid")).unwrap();
         let process = format!("/proc/{}/fd", qemu.trim());
-        // Whether or not anybody has reaped it.
+        // A zombie has no open files and counts as gone.
         let lives = std::fs::read_dir(process).is_ok_and(|files| files.count() > 0);
         assert!(!lives, "{name} left its QEMU");
     }
 }
 
-/// Its QEMU is not gone yet: nothing says that it serves, and clients do not wait for a VM that is none.
+/// While the QEMU of a failed VM still exists, the VM is not reported as serving, and its listener is closed to clients.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_vm_that_has_failed_does_not_serve_until_it_is_gone() {
     let world = World::new("lingers old", "restart.policy = \"never\"").await;
@@ -86,7 +86,7 @@ async fn a_vm_that_has_failed_does_not_serve_until_it_is_gone() {
     world.until("first", failed).await;
 }
 
-/// The same in an update: the old VM never notices.
+/// In an update, the old VM is not affected.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_update_to_a_guest_that_hangs_goes_back() {
     let mut world = World::new("serves old", "").await;

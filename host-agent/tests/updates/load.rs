@@ -1,4 +1,4 @@
-//! Clients that ask all the time, and count what they get.
+//! Clients that send requests all the time and count the answers.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,21 +12,21 @@ use tokio::task::JoinSet;
 use crate::machine::BEGUN;
 use crate::world::{World, line};
 
-/// Clients of each kind.
+/// Number of clients of each kind.
 const CLIENTS: usize = 4;
 
-/// What they got.
+/// What the clients received.
 #[derive(Debug, Default)]
 pub struct Got {
-    /// Answers by who gave them.
+    /// Number of answers by the name of the machine that gave them.
     pub answers: BTreeMap<String, u64>,
-    /// Requests without one.
+    /// Requests that were not answered correctly.
     pub failed: Vec<String>,
-    /// Requests that were sent on a kept connection, got nothing, and were sent again on a new one.
+    /// Requests that were sent on a kept connection, got no answer, and were sent again on a new one.
     again: Vec<String>,
 }
 
-/// Clients under way.
+/// Running clients.
 pub struct Load {
     stop: Arc<AtomicBool>,
     clients: JoinSet<Got>,
@@ -34,10 +34,10 @@ pub struct Load {
 }
 
 impl Load {
-    /// Some make a connection for each request; some keep theirs, as HTTP clients do, and ask again on a new one when it
-    /// was closed while it carried nothing: what a machine of `world` began must not be lost.
+    /// Starts clients. Some open a connection for each request. The others keep theirs, as HTTP clients do, and repeat a
+    /// request on a new one if the old one was closed. No request that a machine of `world` began may be lost.
     pub fn on(world: &World, address: String) -> Self {
-        // No two requests of a test process have one name.
+        // Gives every request of a test process a name of its own.
         static LOADS: AtomicUsize = AtomicUsize::new(0);
         let (stop, mut clients) = (Arc::new(AtomicBool::new(false)), JoinSet::new());
         let first = LOADS.fetch_add(CLIENTS, Ordering::SeqCst);
@@ -53,7 +53,7 @@ impl Load {
         }
     }
 
-    /// All that they got.
+    /// Stops the clients and returns all that they received.
     pub async fn end(self) -> Got {
         self.stop.store(true, Ordering::SeqCst);
         let mut all = Got::default();
@@ -117,7 +117,7 @@ async fn kept(address: String, number: usize, stop: Arc<AtomicBool>) -> Got {
         };
         let answer = match answer {
             Ok(answer) => Ok(answer),
-            // It was closed between two requests, or so it seems.
+            // The connection was closed, apparently between two requests.
             Err(error) => {
                 if error.kind() != std::io::ErrorKind::NotConnected {
                     got.again.push(asked.clone());
@@ -151,7 +151,7 @@ pub async fn ask(stream: &mut BufReader<TcpStream>, asked: &str) -> std::io::Res
     }
 }
 
-/// What all machines of `name` began, in both places where its VM may live.
+/// Returns the requests that any machine of `name` began, from both slots of its VM.
 pub fn begun(root: &Path, name: &str) -> Vec<String> {
     let read = |root: PathBuf| std::fs::read_to_string(root.join("vms").join(name).join(BEGUN));
     let texts = [root.to_owned(), root.join("b")].map(|root| read(root).unwrap_or_default());

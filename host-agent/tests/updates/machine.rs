@@ -1,15 +1,15 @@
-//! A stand-in for QEMU and the guest in it: the control protocols on both sides of a virtual machine, and a service of
-//! lines. What it does stands on the "kernel command line", and so in the image.
+//! A stand-in for QEMU and the guest in it: speaks the control protocols on both sides of a virtual machine, and serves lines
+//! of text. The "kernel command line", and therefore the image, determines what it does.
 //!
-//! | words | it |
+//! | command line | behaviour |
 //! |---|---|
 //! | `serves NAME` | boots, and answers each line with `NAME` and the line |
-//! | `tells NAME` | the same, and tells its counters every ten seconds, as guests do |
-//! | `refused NAME` | the same, but the tests' judge is told not to accept it |
-//! | `waits NAME` | boots once the file `go` is in its folder |
-//! | `hangs PHASE` | says nothing after the beginning of that phase; `hello` is not even said |
-//! | `fails PHASE` | says that this phase failed |
-//! | `lingers NAME` | serves, says that it failed once the file `fail` is in its folder, and is gone once `go` is |
+//! | `tells NAME` | as `serves`, and reports its counters every ten seconds, as guests do |
+//! | `refused NAME` | as `serves`, but has the tests' judge refuse its evidence |
+//! | `waits NAME` | as `serves`, but boots only when the file `go` is in its folder |
+//! | `hangs PHASE` | sends nothing after the beginning of that phase; with `hello`, nothing at all |
+//! | `fails PHASE` | reports that this phase failed |
+//! | `lingers NAME` | serves, reports a failure once the file `fail` is in its folder, and ends once `go` is |
 
 use std::collections::{HashMap, VecDeque};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -31,15 +31,15 @@ use cocoon_protocol::control::{
 use cocoon_protocol::frame::{self, Decoder};
 use serde_json::{Value, json};
 
-/// Holds the folder of the VM and the command line.
+/// Environment variable with the folder of the VM and the command line.
 const ARGUMENTS: &str = "COCOON_STAND_IN_MACHINE";
-/// How long an answer takes, so that some are always under way.
+/// How long an answer takes, so that some requests are always running.
 const ANSWER: Duration = Duration::from_millis(10);
-/// Between two tellings of its counters.
+/// Interval between two reports of the counters.
 const TOLD: Duration = Duration::from_secs(10);
-/// What a client sends to have an answer that takes long.
+/// Request whose answer takes long.
 pub const SLOWLY: &str = "slowly";
-/// How long that is.
+/// How long the answer to [`SLOWLY`] takes.
 const SLOW: Duration = Duration::from_millis(1500);
 
 const PHASES: [Phase; 7] = [
@@ -52,14 +52,14 @@ const PHASES: [Phase; 7] = [
     Phase::Serving,
 ];
 
-/// What a machine began is in this file of its VM's folder, a line for each request.
+/// Name of the file in the VM's folder that lists the requests that the machine began, one per line.
 pub const BEGUN: &str = "begun";
 
-/// Writes the scripts to start in place of QEMU and of the simulator.
+/// Writes the scripts that are started as QEMU and as the simulator, and returns their paths.
 pub fn programs(folder: &Path) -> (PathBuf, PathBuf) {
     let own = std::env::current_exe().unwrap();
     let own = own.to_str().unwrap();
-    // A program's streams can be handed over as its standard ones alone; the two that matter are QMP and control.
+    // Without unsafe code, a program can adopt only its standard streams: here QMP and the control channel.
     let qemu = format!(
         r#"#!/bin/bash
 if [ "$1" = --version ]; then echo 'QEMU emulator version 10.0.13 (stand-in)'; exit; fi
@@ -77,7 +77,7 @@ export {ARGUMENTS}="${{pidfile%/*}} $words"
 exec '{own}' --exact machine --nocapture --test-threads 1 0<&"$qmp" 1>/dev/null 2<&"$control"
 "#
     );
-    // The guest says that it found a TEE, so that nobody asks the simulator for anything.
+    // The guest reports a TEE, so the host asks the simulator for nothing.
     let simulator = r#"#!/bin/bash
 while [ $# -gt 0 ]; do [ "$1" = --socket ] && socket=$2; shift; done
 exec python3 -c '
@@ -95,7 +95,7 @@ sys.stdin.read()
     )
 }
 
-/// Written by another process: a fork in a neighbouring test must not inherit the open file (ETXTBSY).
+/// Writes a script in another process, because a fork in a concurrent test could inherit the open file (ETXTBSY).
 fn script(folder: &Path, name: &str, text: &str) -> PathBuf {
     let path = folder.join(name);
     let mut writer = std::process::Command::new("sh")
@@ -115,7 +115,7 @@ fn script(folder: &Path, name: &str, text: &str) -> PathBuf {
     path
 }
 
-/// Plays if this process was started as QEMU; else it is an ordinary run of the tests.
+/// Plays QEMU if this process was started as one; otherwise this is an ordinary run of the tests.
 pub fn play() {
     let Ok(arguments) = std::env::var(ARGUMENTS) else {
         return;
@@ -144,11 +144,11 @@ pub fn play() {
         }),
     }
     .live(listener);
-    // As a machine that powers off.
+    // Ends like a machine that powers off.
     std::process::exit(0);
 }
 
-/// QEMU's side of QMP, as far as it is used. Its end is the machine's.
+/// Serves QMP as far as it is used, and ends the process with the connection.
 fn monitor(qmp: &UnixStream, port: u16) {
     let say = |value: &Value| {
         let _ = (&mut &*qmp).write_all(format!("{value}\r\n").as_bytes());
@@ -234,7 +234,7 @@ impl Guest {
         drop(serving);
     }
 
-    /// For such a file.
+    /// Waits until this file is in the VM's folder.
     fn wait(&self, name: &str) {
         while !self.folder.join(name).exists() {
             thread::sleep(Duration::from_millis(2));
@@ -245,7 +245,7 @@ impl Guest {
         let mut control = self.control.try_clone().unwrap();
         let message = GuestMessage::Metrics(Metrics::default());
         let bytes = frame::encode(&message, MAX_GUEST_MESSAGE).unwrap();
-        // Ends with the process; a frame this small goes out in one piece.
+        // The thread ends with the process. A frame of this size is written in one piece.
         thread::spawn(move || {
             while control.write_all(&bytes).is_ok() {
                 thread::sleep(TOLD);
@@ -254,19 +254,19 @@ impl Guest {
     }
 
     fn hang(self) {
-        // Until it is killed, or its supervisor is.
+        // Waits until this process or its supervisor is killed.
         let mut rest = vec![];
         let _ = (&self.control).read_to_end(&mut rest);
     }
 
     fn say(&self, message: &GuestMessage) {
         let bytes = frame::encode(message, MAX_GUEST_MESSAGE).unwrap();
-        // Whoever kills us does not listen.
+        // The supervisor that kills this process no longer reads.
         let _ = (&self.control).write_all(&bytes);
     }
 }
 
-/// What the host says.
+/// Messages from the host.
 struct Messages<'a> {
     control: &'a UnixStream,
     decoder: Decoder,
@@ -299,19 +299,19 @@ impl<'a> Messages<'a> {
     }
 }
 
-/// Lines in, lines out, as a guest serves requests: what runs when it is drained is finished, and whoever waits for
-/// nothing is let go.
+/// Answers lines of text as a guest answers requests. Draining finishes running requests, and closes connections that carry
+/// none.
 struct Service {
     name: String,
     accepted: bool,
     draining: AtomicBool,
     turns: Mutex<Turns>,
-    /// The file of what it began.
+    /// File that lists the requests that it began.
     begun: PathBuf,
     clients: Mutex<HashMap<u64, TcpStream>>,
 }
 
-/// Requests that run, and whether there will be no more.
+/// Number of running requests, and whether new ones are refused.
 #[derive(Default)]
 struct Turns {
     busy: usize,
@@ -319,7 +319,7 @@ struct Turns {
 }
 
 impl Service {
-    /// False where it will not be begun: whoever sent it sees its connection close.
+    /// Registers a request. Returns false if it will not be begun; the client then sees its connection close.
     fn begins(&self, line: &str) -> bool {
         let mut turns = self.turns.lock().unwrap();
         if turns.closed {
@@ -343,7 +343,7 @@ impl Service {
             let service = Arc::clone(self);
             thread::spawn(move || {
                 service.talk(&client);
-                // The copy would keep it open, and with it the relay's connection.
+                // The copy would keep the connection open, and with it the relay's.
                 service.clients.lock().unwrap().remove(&number);
             });
         }
@@ -370,13 +370,13 @@ impl Service {
             }
             self.turns.lock().unwrap().busy -= 1;
             if last {
-                // What came in the meantime can still be read here, and could not be answered.
+                // Further lines may have arrived, but can no longer be answered.
                 return;
             }
         }
     }
 
-    /// Nobody new is served from here on: the host's listener leads elsewhere. Whoever waits for an answer gets it.
+    /// Waits for running requests and then refuses new ones. New clients go elsewhere, since the host's listener has moved.
     fn drain(&self) {
         self.draining.store(true, Ordering::SeqCst);
         loop {

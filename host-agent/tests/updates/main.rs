@@ -1,7 +1,7 @@
-//! The daemon and its real supervisors, with stand-ins for QEMU and the guest in it: updates under load, updates that fail,
-//! daemons that die in the middle of one, guests that hang, and disks that are full.
+//! Tests of the daemon and its real supervisors, with stand-ins for QEMU and the guest: updates under load, updates that
+//! fail, daemons that die during one, guests that hang, and full disks.
 //!
-//! This executable plays QEMU, too, in the one test that the stand-in's script runs by its exact name.
+//! This executable also plays QEMU: the stand-in's script runs it with the exact name of the test `machine`.
 
 mod disks;
 mod hanging;

@@ -1,4 +1,4 @@
-//! Updates that are refused before anything happens, each with its reason, and those that go back.
+//! Updates that are refused before anything happens, each with its reason, and updates that go back.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use crate::image::make;
 use crate::load::Load;
 use crate::world::{World, line};
 
-/// Somebody whom the file does not name.
+/// Key of a signer that the configuration file does not name.
 const STRANGER: [u8; 32] = [8; 32];
 
 async fn refusal(world: &World, image: &Path) -> String {
@@ -80,7 +80,7 @@ async fn what_may_not_run_is_refused_with_its_reason_and_changes_nothing() {
     assert_eq!(after, before);
 }
 
-/// The new VM is not accepted, fails, or hangs: the old one serves as if nothing had been, and the reason is told.
+/// The new VM is refused or fails. The old one serves as before, and the reason is reported.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_update_that_fails_goes_back_and_disturbs_nobody() {
     let world = World::new("serves old", "").await;
@@ -127,12 +127,12 @@ async fn an_update_that_fails_goes_back_and_disturbs_nobody() {
     assert_eq!(got.failed, [""; 0], "{:#?}", world.told());
     assert_eq!(got.answers.keys().collect::<Vec<_>>(), ["old"]);
     assert_eq!(world.show("first").await.report, before.report);
-    // Nothing of the new ones is left.
+    // Nothing of the new VMs is left.
     let socket = world.root().join("b/vms/first/sup");
     assert!(tokio::net::UnixStream::connect(socket).await.is_err());
 }
 
-/// A policy that nobody can judge by is told before anything ends; one that can be read is the judge's, and no other.
+/// An invalid policy is reported before anything ends. A valid one is passed to the judge.
 #[tokio::test(flavor = "multi_thread")]
 async fn evidence_is_judged_by_the_policy_that_was_named_and_floors_hold_for_rollbacks() {
     let mut world = World::new("serves old", "").await;
@@ -168,7 +168,7 @@ async fn evidence_is_judged_by_the_policy_that_was_named_and_floors_hold_for_rol
         [Some(policy.clone())]
     );
 
-    // The same in the file, with a floor that the release before does not reach.
+    // The file names the same policy, and a floor above the previous release.
     world.end(End::Leave).await;
     let more = format!("proving_seconds = 1\npolicy = {policy:?}\nrelease_floor = 6");
     world.edit("proving_seconds = 1", &more);
@@ -190,7 +190,7 @@ async fn evidence_is_judged_by_the_policy_that_was_named_and_floors_hold_for_rol
     );
 }
 
-/// Nobody would take it: what runs is not ended for it.
+/// Every client would refuse the expired manifest, so the running VM is not ended for it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rollback_to_a_manifest_that_has_ended_is_refused_before_anything_happens() {
     let world = World::new("serves old", "autostart = false").await;
@@ -198,7 +198,7 @@ async fn a_rollback_to_a_manifest_that_has_ended_is_refused_before_anything_happ
     let text = std::fs::read_to_string(&path).unwrap();
     let manifest: serde_json::Value = serde_json::from_str(&text).unwrap();
     let [begin, end] = ["not_before", "not_after"].map(|key| manifest[key].as_u64().unwrap());
-    // A second after its beginning, which is past.
+    // A second after its beginning, which is in the past.
     let ended = text.replace(&end.to_string(), &(begin + 1).to_string());
     std::fs::write(&path, ended).unwrap();
     world.post("first/start?wait=true").await.unwrap();
@@ -219,7 +219,7 @@ async fn a_rollback_to_a_manifest_that_has_ended_is_refused_before_anything_happ
     assert_eq!((after.life, after.update), (before.life, before.update));
 }
 
-/// Only one update at a time, and no other orders in between but to stop, which ends both VMs.
+/// During an update, every command is refused except `stop`, which ends both VMs.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_update_under_way_refuses_other_orders_but_to_stop() {
     let world = World::new("serves old", "").await;
@@ -249,7 +249,7 @@ async fn an_update_under_way_refuses_other_orders_but_to_stop() {
     assert_eq!(line(&address, "still").await.unwrap(), "old still");
 }
 
-/// Two updates at once, of which the older one takes longer to be checked: what runs when it is to begin counts.
+/// Of two updates at once, the one to the older release is checked for longer. What counts is the release that runs by then.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_older_release_is_refused_also_when_the_newer_one_came_while_it_was_checked() {
     let world = World::new("serves old", "").await;
@@ -268,7 +268,7 @@ async fn an_older_release_is_refused_also_when_the_newer_one_came_while_it_was_c
         error.to_string()
     };
     let meanwhile = async {
-        // Opens once the daemon reads it: the running release was looked up before.
+        // The pipe opens once the daemon reads it. By then the daemon has looked up the running release.
         let pipe = tokio::task::spawn_blocking(move || std::fs::File::create(manifest));
         let mut pipe = pipe.await.unwrap().unwrap();
         let view = world.update(&newer, false, true).await.unwrap();

@@ -1,4 +1,4 @@
-//! Daemons that are killed in the middle of an update, alone or with a VM: what comes after is one of two whole states.
+//! Daemons that are killed during an update, alone or with a VM. Afterwards the appliance is in one of two whole states.
 
 use cocoon_host_agent::daemon::api::View;
 use cocoon_host_agent::lifecycle::State;
@@ -25,7 +25,7 @@ fn killed(pid: u32) {
     kill(Pid::from_raw(i32::try_from(pid).unwrap()), Signal::SIGKILL).unwrap();
 }
 
-/// Whoever was killed is gone once its socket is.
+/// Waits until a killed process has closed this socket.
 async fn closed(world: &World, socket: &str) {
     let socket = world.root().join(socket);
     while tokio::net::UnixStream::connect(&socket).await.is_ok() {
@@ -33,7 +33,7 @@ async fn closed(world: &World, socket: &str) {
     }
 }
 
-/// An update of a serving appliance, brought to `phase`.
+/// Starts an update of a serving appliance and waits for `phase`. Returns the world and the appliance's address.
 async fn updating(phase: &str) -> (World, String) {
     let world = World::new("serves old", "restart.delay_seconds = 0").await;
     let address = endpoint(&world.serving("first").await);
@@ -54,7 +54,7 @@ fn go(world: &World) {
     world.judge.held.send_replace(false);
 }
 
-/// Both VMs live on: the next daemon finds them and finishes, and nobody is turned away.
+/// Both VMs keep running. The next daemon finds them and finishes the update, and no client is refused.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_next_daemon_finishes_what_was_begun() {
     for phase in ["starting", "examining", "proving"] {
@@ -71,7 +71,7 @@ async fn the_next_daemon_finishes_what_was_begun() {
     }
 }
 
-/// The new VM dies with the daemon: the old one is the appliance, and takes clients again.
+/// The new VM dies with the daemon. The old one stays the appliance and accepts clients again.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_the_new_vm_the_old_one_is_the_appliance() {
     for phase in ["starting", "examining", "proving"] {
@@ -94,7 +94,7 @@ async fn without_the_new_vm_the_old_one_is_the_appliance() {
     }
 }
 
-/// The new VM dies while it proves itself: the old one, kept ready, takes over.
+/// The new VM dies in the phase `Proving`. The old one, which was held back, takes over.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_vm_that_dies_while_it_proves_itself_is_replaced_by_the_old_one() {
     let (world, address) = updating("proving").await;
@@ -104,7 +104,7 @@ async fn a_new_vm_that_dies_while_it_proves_itself_is_replaced_by_the_old_one() 
     assert_eq!(view.deployment.release, Some(5));
 }
 
-/// It fails and is not gone yet, as a confidential guest whose memory the kernel takes back: it is not waited for.
+/// The new VM has failed but is not gone, as while the kernel reclaims confidential memory. The update does not wait for it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_vm_that_fails_while_it_proves_itself_does_not_become_the_appliance() {
     let mut world = World::new("serves old", "").await;
@@ -124,8 +124,8 @@ async fn a_new_vm_that_fails_while_it_proves_itself_does_not_become_the_applianc
     assert_eq!(line(&address, "again").await.unwrap(), "old again");
 }
 
-/// The old VM dies while it is held back, and then the new one: a next run of the old one leaves the listener to the new one
-/// as long as that lives; one that was given up is started again. The address stays the same.
+/// The old VM dies while it is held back, and later the new one does. If the old VM runs again, it leaves the listener to the
+/// new one until that dies. If it was given up, it is then started again. The address stays the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_old_vm_that_died_meanwhile_serves_again_when_the_new_one_dies() {
     for given_up in [false, true] {
@@ -169,7 +169,7 @@ async fn an_old_vm_that_died_meanwhile_serves_again_when_the_new_one_dies() {
     }
 }
 
-/// Whoever signals a whole service signals them, too: it is meant for the daemon.
+/// A signal to the whole service also reaches supervisors and QEMUs, but is meant for the daemon.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_vm_survives_the_signal_that_ends_the_daemon_alone() {
     let world = World::new("serves old", "").await;
@@ -189,7 +189,7 @@ async fn a_vm_survives_the_signal_that_ends_the_daemon_alone() {
     assert_eq!((view.life.run, view.life.last_failure), (1, None));
 }
 
-/// Daemon, both supervisors and their machines, all at once: the old deployment starts again.
+/// The daemon, both supervisors and their machines die at once. The old deployment starts again.
 #[tokio::test(flavor = "multi_thread")]
 async fn when_everything_is_killed_the_old_one_starts_again() {
     let (mut world, _) = updating("proving").await;
@@ -206,8 +206,8 @@ async fn when_everything_is_killed_the_old_one_starts_again() {
     assert_eq!((view.deployment.release, view.life.run), (Some(5), 2));
 }
 
-/// The file was edited meanwhile: the update goes back, and the old VM takes clients again, or, where it had to end first,
-/// what the file names is started.
+/// After an edit of the file, the update goes back and the old VM accepts clients again. If the old VM had to end first, the
+/// image that the file now names is started.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_edited_file_ends_the_update_and_leaves_nobody_without_a_vm() {
     let reason = || "the file names another image now".to_owned();
@@ -239,7 +239,7 @@ async fn an_edited_file_ends_the_update_and_leaves_nobody_without_a_vm() {
     assert_eq!(line(&endpoint(&view), "now").await.unwrap(), "other now");
 }
 
-/// While the old one finishes, the new one is the appliance already.
+/// While the old VM finishes, the new one is already the appliance.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_daemon_that_dies_while_the_old_vm_finishes_changes_nothing() {
     let world = World::new("serves old", "").await;
@@ -249,7 +249,7 @@ async fn a_daemon_that_dies_while_the_old_vm_finishes_changes_nothing() {
     assert_eq!(ask(&mut held, "before").await.unwrap(), "old before");
     world.update(&newer, false, false).await.unwrap();
     world.phase("proving").await;
-    // Longer than the rest of proving: the old one finishes it.
+    // Takes longer than the rest of the phase `Proving`, so that the old VM has to finish it.
     let slow = tokio::spawn(async move { ask(&mut held, SLOWLY).await });
     let mut world = world;
     world.phase("retiring").await;

@@ -1,4 +1,4 @@
-//! Updates that succeed, and rollbacks.
+//! Updates and rollbacks that succeed.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ fn endpoint(view: &cocoon_host_agent::daemon::api::View) -> String {
     view.report.as_ref().unwrap().endpoint.unwrap().to_string()
 }
 
-/// The promise: nobody who asks in the meantime is turned away, on the way there and back.
+/// Shows that no client is refused during an update and the rollback after it.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_request_fails_while_an_appliance_is_updated_and_rolled_back() {
     let world = World::new("serves old", "").await;
@@ -25,7 +25,7 @@ async fn no_request_fails_while_an_appliance_is_updated_and_rolled_back() {
     let newer = world.image("newer", "serves new", 6);
 
     let load = Load::on(&world, address.clone());
-    // It takes longer than all the rest: the old VM finishes it.
+    // This request takes longer than everything else, so the old VM has to finish it.
     let (asked, late) = (address.clone(), tokio::sync::oneshot::channel());
     let slow = tokio::spawn(async move {
         late.0.send(()).unwrap();
@@ -55,7 +55,7 @@ async fn no_request_fails_while_an_appliance_is_updated_and_rolled_back() {
     assert_eq!(view.folder, Slot::B.root(&world.root()).join("vms/first"));
     assert_eq!(view.life.state, State::Serving);
     assert_eq!(endpoint(&view), address);
-    // The old one is gone, and not merely out of the way.
+    // The old VM is gone, not only hidden.
     let pid = before.report.unwrap().pid;
     world
         .until("first", |_| {
@@ -83,7 +83,7 @@ async fn no_request_fails_while_an_appliance_is_updated_and_rolled_back() {
     ));
 }
 
-/// Where there is no room for two, that is said; and what was updated stays so, whatever the file's image.
+/// The operator is told that the old VM finishes first. The update outlasts the daemon until the file names another image.
 #[tokio::test(flavor = "multi_thread")]
 async fn in_place_the_old_one_finishes_first_and_that_is_said() {
     let mut world = World::new("serves old", "restart.delay_seconds = 0").await;
@@ -107,7 +107,7 @@ async fn in_place_the_old_one_finishes_first_and_that_is_said() {
     assert_eq!((&update.phase, update.way), (&Phase::Done, Way::InPlace));
     assert_eq!(line(&endpoint(&view), "now").await.unwrap(), "new now");
 
-    // The manifest that was checked is the one that is published.
+    // The manifest that was checked is also the one that is published.
     let published = std::fs::read(view.folder.join("manifest.json")).unwrap();
     assert_eq!(
         published,
@@ -115,13 +115,13 @@ async fn in_place_the_old_one_finishes_first_and_that_is_said() {
     );
     assert!(view.deployment.manifest.unwrap().starts_with(world.root()));
 
-    // A new daemon, and a new run, are of the new image.
+    // A new daemon and a new run use the new image.
     world.end(End::Halt).await;
     world.begin();
     let view = world.serving("first").await;
     assert_eq!(line(&endpoint(&view), "still").await.unwrap(), "new still");
     assert!(!view.outdated);
-    // Until the file names another.
+    // An edited file that names another image takes precedence.
     world.end(End::Halt).await;
     let other = world.image("other", "serves other", 4);
     world.edit("image-first", other.file_name().unwrap().to_str().unwrap());
@@ -131,7 +131,7 @@ async fn in_place_the_old_one_finishes_first_and_that_is_said() {
     assert_eq!(view.previous.unwrap().image, newer);
 }
 
-/// A VM in the other place, which the file does not name any more, is found by its name and can be stopped.
+/// A VM in slot B that the file no longer names is found by its name and can be stopped.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stranger_in_the_other_place_is_shown_and_stopped() {
     let mut world = World::new("serves old", "").await;
@@ -154,7 +154,7 @@ async fn a_stranger_in_the_other_place_is_shown_and_stopped() {
     };
     let shown = command(&world, &["ps"]).await;
     let status = row(&shown).unwrap_or_default();
-    // The images of these tests count for an hour.
+    // The tests' manifests are valid for an hour, so the status warns of the expiry.
     assert!(status.starts_with("serving, manifest "), "{shown}");
     let id = cocoon_host_agent::image::manifest(&newer, None).unwrap().0;
     let measured = command(&world, &["measurements", "first"]).await;
@@ -169,7 +169,7 @@ async fn a_stranger_in_the_other_place_is_shown_and_stopped() {
     assert_eq!(row(&shown).as_deref(), Some("stopped"), "{shown}");
 }
 
-/// What the command prints.
+/// Runs the command and returns its output.
 async fn command(world: &World, arguments: &[&str]) -> String {
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_cocoon-host"));
     command.args(arguments).env("COCOON_STATE", world.root());
@@ -178,7 +178,7 @@ async fn command(world: &World, arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Whoever is switched to has a life like anybody's.
+/// After the switch, the new VM has an ordinary life cycle.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_new_vm_is_restarted_when_it_dies() {
     let world = World::new("serves old", "restart.delay_seconds = 0").await;

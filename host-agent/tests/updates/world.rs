@@ -1,4 +1,4 @@
-//! A daemon whose supervisors are the real ones, and whose machines are not.
+//! A daemon with real supervisors and stand-ins for the machines.
 
 use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
@@ -21,11 +21,11 @@ pub use crate::hosted::DEADLINE;
 use crate::hosted::Hosted;
 use crate::{image, machine};
 
-/// Asks the stand-in guest what it is to be told; waits while it is held.
+/// Asks the stand-in guest for its verdict. Waits while `held` is true.
 #[derive(Clone, Default)]
 pub struct ToldJudge {
     pub held: Arc<watch::Sender<bool>>,
-    /// By which policies it was to judge.
+    /// The policies that it was asked to judge by.
     pub policies: Arc<Mutex<Vec<Option<PathBuf>>>>,
 }
 
@@ -34,7 +34,7 @@ impl Judge for ToldJudge {
         let held = Arc::clone(&self.held);
         self.policies.lock().unwrap().push(asked.policy.clone());
         Box::pin(async move {
-            // Its sender lives with the world.
+            // The sender lives as long as the world.
             let _ = held.subscribe().wait_for(|held| !held).await;
             assert!(asked.manifest.ends_with("manifest.json") && asked.manifest.is_file());
             match line(&asked.guest.to_string(), "judge").await {
@@ -67,12 +67,12 @@ impl DerefMut for World {
 }
 
 impl World {
-    /// With one appliance, called `first`, that runs an image of these words; `more` stands in its table.
+    /// Starts a daemon with one appliance, `first`, whose image has this command line. `more` is added to its table.
     pub async fn new(words: &str, more: &str) -> Self {
         Self::of(&[("first", words)], more, Deadlines::default()).await
     }
 
-    /// With these appliances, each by name and words.
+    /// Starts a daemon with these appliances, given as name and command line.
     pub async fn of(parts: &[(&str, &str)], more: &str, deadlines: Deadlines) -> Self {
         let hosted = Hosted::new();
         let (qemu, simulator) = machine::programs(hosted.path());
@@ -107,7 +107,7 @@ impl World {
         world
     }
 
-    /// Changes the daemon's file, for the next daemon.
+    /// Edits the configuration file for the next daemon.
     pub fn edit(&self, from: &str, to: &str) {
         let path = self.file();
         let text = std::fs::read_to_string(&path).unwrap();
@@ -115,7 +115,7 @@ impl World {
         std::fs::write(path, text.replace(from, to)).unwrap();
     }
 
-    /// A daemon of the same folder and file.
+    /// Starts a daemon for the same folder and file.
     pub fn begin(&mut self) {
         let (deadlines, judge) = (self.deadlines, Arc::new(self.judge.clone()));
         self.start(|daemon| {
@@ -126,12 +126,12 @@ impl World {
         });
     }
 
-    /// An image of these words and this release, signed by whom the file pins.
+    /// Makes an image with this command line and release, signed with the pinned key.
     pub fn image(&self, name: &str, words: &str, release: u64) -> PathBuf {
         image::make(self.path(), name, words, release, &image::SIGNER)
     }
 
-    /// Asks for an update of `first` to `image`, and waits for its end if `wait`.
+    /// Requests an update of `first` to `image`, and waits for its end if `wait`.
     pub async fn update(
         &self,
         image: &Path,
@@ -146,7 +146,7 @@ impl World {
         self.ask(request, wait).await
     }
 
-    /// Asks for an update of `first` as `request` says, and waits for its end if `wait`.
+    /// Requests an update of `first`, and waits for its end if `wait`.
     pub async fn ask(&self, request: UpdateRequest, wait: bool) -> Result<View, ClientError> {
         let path = format!("/v1/appliances/first/update?wait={wait}");
         let client = self.client();
@@ -160,7 +160,7 @@ impl World {
         timeout(DEADLINE, client.post(&path)).await.unwrap()
     }
 
-    /// Waits until the view is such.
+    /// Waits until the appliance's view matches.
     pub async fn until(&self, name: &str, such: impl Fn(&View) -> bool) -> View {
         let waited = async {
             loop {
@@ -177,7 +177,7 @@ impl World {
         }
     }
 
-    /// Waits until the update is in that phase.
+    /// Waits until the update is in this phase.
     pub async fn phase(&self, phase: &str) -> View {
         self.until("first", |view| {
             let update = view.update.as_ref();
@@ -191,7 +191,7 @@ impl World {
             .await
     }
 
-    /// What the journal says.
+    /// Returns the entries of the journal.
     pub fn told(&self) -> Vec<Entry> {
         self.journal.after(0).0
     }
@@ -201,7 +201,7 @@ impl World {
     }
 }
 
-/// The answer to one line over a connection of its own.
+/// Sends one line over a new connection, and returns the answer.
 pub async fn line(address: &str, line: &str) -> std::io::Result<String> {
     let stream = TcpStream::connect(address).await?;
     let mut stream = BufReader::new(stream);
@@ -214,9 +214,9 @@ pub async fn line(address: &str, line: &str) -> std::io::Result<String> {
 }
 
 impl Drop for World {
-    /// Nothing that a test started outlives it: machines and simulators die with their supervisors.
+    /// Ensures that nothing that a test started outlives it. Machines and simulators die with their supervisors.
     fn drop(&mut self) {
-        // Before the machines, so that it starts none again.
+        // The daemon ends first, so that it does not start the supervisors again.
         self.abort();
         for root in [self.root(), self.root().join("b")] {
             for folder in std::fs::read_dir(root.join("vms"))

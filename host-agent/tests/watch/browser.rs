@@ -1,4 +1,4 @@
-//! The status page in a real browser: on a phone and on walls, by day and by night, with and without scripts.
+//! The status page in a real browser: on small and large screens, in light and dark colours, with and without scripts.
 
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex};
@@ -17,7 +17,7 @@ const PHONE: (u32, u32) = (390, 844);
 const WALL: (u32, u32) = (1920, 1080);
 const SCREENS: [(u32, u32); 5] = [(320, 568), PHONE, (820, 1180), WALL, (3840, 2160)];
 
-/// What a test shows, which it may change.
+/// What the page shows. A test may change it.
 #[derive(Clone)]
 struct Shown(Arc<Mutex<(Watch, Vec<Entry>)>>);
 
@@ -39,7 +39,7 @@ impl Source for Shown {
     }
 }
 
-/// A listener with the page, a browser, and what it shows.
+/// A browser, a listener with the status page, and what the page shows.
 struct Stage {
     runtime: tokio::runtime::Runtime,
     address: String,
@@ -79,7 +79,7 @@ impl Stage {
         self.browser.open(&address);
     }
 
-    /// Everything that can be seen to be wrong, as sentences.
+    /// Returns descriptions of all visible faults of the layout.
     fn faults(&mut self) -> Vec<String> {
         match self.browser.value(FAULTS) {
             Value::Array(faults) => faults.iter().map(Value::to_string).collect(),
@@ -95,7 +95,7 @@ impl Stage {
     }
 }
 
-/// Nothing sticks out of the screen, no text out of its box or under a neighbour's, no bar out of its track.
+/// Checks that nothing sticks out of the screen, no text leaves its box or overlaps a neighbour, and no bar leaves its track.
 const FAULTS: &str = r#"(() => {
   const faults = [];
   const wide = document.documentElement.clientWidth;
@@ -159,7 +159,7 @@ fn the_page_fits_every_screen() {
         }
     }
     assert!(faults.is_empty(), "{faults}");
-    // Nothing foreign was asked for, and nothing of ours refused.
+    // The page loaded nothing from elsewhere, and its policy refused nothing of ours.
     assert_eq!(stage.browser.complaints, Vec::<String>::new());
 }
 
@@ -182,7 +182,7 @@ fn without_scripts_it_says_the_same() {
         ""
     );
     assert_eq!(stage.browser.value(TEXT), with);
-    // It looks again by itself.
+    // Without scripts, the page reloads itself every ten seconds.
     let again = stage
         .browser
         .value("document.querySelector('noscript meta')?.content ?? null");
@@ -210,7 +210,7 @@ fn with_scripts_it_follows_and_says_when_it_cannot() {
     stage
         .browser
         .until("document.documentElement.classList.contains('script')");
-    // What did not change stays where it is, with whatever a reader has marked there.
+    // Unchanged elements stay in the document, with whatever a reader has selected there.
     stage
         .browser
         .value("document.getElementById('vm-llama-8b').kept = true");
@@ -235,7 +235,7 @@ fn with_scripts_it_follows_and_says_when_it_cannot() {
             .value("document.getElementById('said').textContent"),
         "3 of 4 serving"
     );
-    // One more appliance is another page.
+    // If the set of appliances changes, the script replaces the whole content.
     let mut next = busy();
     next.appliances.push(serving("another"));
     stage.shown.show(next, events());
@@ -283,7 +283,7 @@ fn words_of_others_are_shown_and_never_run() {
             .contains("<script>window.stolen = 1</script>"),
         "{text}"
     );
-    // Should one ever get into the page, it would not run.
+    // A script that gets into the page nevertheless does not run.
     stage.browser.value("(() => { const s = document.createElement('script'); s.textContent = 'window.stolen = 2'; document.body.append(s); })()");
     assert_eq!(stage.browser.value("typeof window.stolen"), "undefined");
     let complaint = stage

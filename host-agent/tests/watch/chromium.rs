@@ -1,4 +1,4 @@
-//! A headless Chromium over its pipe: one page, commands of the DevTools protocol, and everything that it complains of.
+//! A headless Chromium, controlled over a pipe: one page, commands of the DevTools protocol, and all messages of its console.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::PathBuf;
@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// On a machine that is slow and busy.
+/// Deadline of each wait, generous enough for a slow and busy machine.
 const DEADLINE: Duration = Duration::from_secs(120);
-/// Names of the program, first what the environment says.
+/// Names under which the program is searched for, if the environment names none.
 const NAMES: [&str; 4] = ["chromium", "chromium-browser", "google-chrome", "chrome"];
 
 /// A browser with one page.
@@ -21,17 +21,17 @@ pub struct Chromium {
     from: Receiver<Value>,
     number: u64,
     session: String,
-    /// What the page's console and its policy complained of.
+    /// Messages of the console, uncaught exceptions, and violations of the Content Security Policy.
     pub complaints: Vec<String>,
     _profile: TempDir,
 }
 
 impl Chromium {
-    /// Starts one, if this machine has any.
+    /// Starts a browser, or returns `None` if this machine has none.
     pub fn start() -> Option<Self> {
         let program = find()?;
         let profile = tempfile::tempdir().unwrap();
-        // It takes commands on descriptor 3 and answers on 4.
+        // With `--remote-debugging-pipe`, Chromium reads commands from file descriptor 3 and answers on 4.
         let mut process = Command::new("sh")
             .args(["-c", "exec \"$@\" 3<&0 4>&1 1>&2 0</dev/null", "sh"])
             .arg(program)
@@ -102,7 +102,7 @@ impl Chromium {
         Some(browser)
     }
 
-    /// As on such a screen, in such a light.
+    /// Emulates a screen of this size, a colour scheme, and the preference for reduced motion.
     pub fn dress(&mut self, (width, height): (u32, u32), dark: bool, still: bool) {
         let size = json!({
             "width": width, "height": height, "deviceScaleFactor": if width < 500 { 2 } else { 1 }, "mobile": width < 500
@@ -120,7 +120,7 @@ impl Chromium {
         );
     }
 
-    /// Whether pages may run scripts.
+    /// Allows or forbids scripts in pages.
     pub fn scripts(&mut self, run: bool) {
         self.ask(
             "Emulation.setScriptExecutionDisabled",
@@ -128,7 +128,7 @@ impl Chromium {
         );
     }
 
-    /// Opens a page and waits until it is whole.
+    /// Opens a page and waits until it has loaded.
     pub fn open(&mut self, address: &str) {
         let opened = self.ask("Page.navigate", json!({ "url": address }));
         assert!(opened["errorText"].is_null(), "{address}: {opened}");
@@ -139,7 +139,7 @@ impl Chromium {
     pub fn until(&mut self, expression: &str) {
         let end = Instant::now() + DEADLINE;
         let wanted = json!({ "expression": expression, "returnByValue": true });
-        // A page that is just coming has no place to ask in.
+        // While a page loads, there is no context to evaluate in, and the command fails.
         while !matches!(self.try_ask("Runtime.evaluate", wanted.clone()), Ok(found) if found["result"]["value"] == true)
         {
             assert!(Instant::now() < end, "never true: {expression}");
@@ -147,7 +147,7 @@ impl Chromium {
         }
     }
 
-    /// The value of an expression in the page.
+    /// Returns the value of an expression in the page.
     pub fn value(&mut self, expression: &str) -> Value {
         let wanted = json!({ "expression": expression, "returnByValue": true });
         let answer = self.ask("Runtime.evaluate", wanted);
@@ -158,7 +158,7 @@ impl Chromium {
         answer["result"]["value"].clone()
     }
 
-    /// The whole page as PNG.
+    /// Returns a screenshot as PNG: of the whole page if `whole`, otherwise of the visible part.
     pub fn picture(&mut self, whole: bool) -> Vec<u8> {
         let wanted = json!({ "format": "png", "captureBeyondViewport": whole });
         let answer = self.ask("Page.captureScreenshot", wanted);

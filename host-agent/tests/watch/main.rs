@@ -1,4 +1,4 @@
-//! What operators see: metrics, `cocoon-host top`, and the status page, from made-up moments of a machine.
+//! What operators see: metrics, `cocoon-host top` and the status page, for made-up moments of a machine.
 
 mod browser;
 mod chromium;

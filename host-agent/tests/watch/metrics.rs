@@ -1,4 +1,4 @@
-//! The metrics: exact in text, closed in number, and all in the page.
+//! The metrics: their exact text, and that `docs/metrics.md` lists all of them and no others.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use crate::moments::{busy, serving, silent, watch};
 
 const PAGE: &str = include_str!("../../docs/metrics.md");
 
-/// Families as they are exported: name, then type.
+/// Returns the exported metric families as name and type.
 fn families(text: &str) -> BTreeSet<(String, String)> {
     let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
     let pairs = types.map(|line| line.split_once(' ').unwrap());
@@ -34,7 +34,7 @@ fn the_page_lists_every_family_and_no_other() {
     let exported = families(&text(&busy()));
     assert_eq!(listed, exported);
     assert!(exported.len() > 25, "{exported:?}");
-    // A machine with nothing to do has the same ones.
+    // An idle machine has the same families.
     assert_eq!(families(&text(&watch(vec![]))), exported);
 }
 
@@ -73,7 +73,7 @@ fn numbers_are_exact_and_labelled() {
         "cocoon_appliance_boot_phase_duration_seconds{appliance=\"llama-8b\",phase=\"model\"} 2.33",
         "cocoon_appliance_evidence_timestamp_seconds{appliance=\"llama-8b\"} 1759992738.54",
         "cocoon_appliance_manifest_not_after_timestamp_seconds{appliance=\"llama-8b\"} 1762505600",
-        // More than a floating-point number could hold.
+        // An integer that a 64-bit floating-point number cannot represent.
         "cocoon_guest_prompt_tokens_total{appliance=\"llama-8b\"} 9007199254740993",
         "cocoon_gpu_info{appliance=\"llama-8b\",gpu=\"0\",address=\"0000:17:00.0\",model=\"H100 SXM5 80 GB\"} 1",
         "cocoon_gpu_memory_bytes{appliance=\"llama-8b\",gpu=\"0\"} 85520809984",
@@ -85,7 +85,7 @@ fn numbers_are_exact_and_labelled() {
     assert!(text.ends_with("# EOF\n"), "{text}");
 }
 
-/// A state that the list of labels forgot would have no 1 at all.
+/// A state that is missing from the list of labels would have no sample with the value 1.
 #[test]
 fn every_state_is_the_one_of_its_name() {
     let states = [
@@ -104,7 +104,7 @@ fn every_state_is_the_one_of_its_name() {
         },
     ];
     for (place, state) in states.into_iter().enumerate() {
-        // A new state does not compile here before it stands above.
+        // The exhaustive match makes a new state a compile error here.
         let known = match state {
             State::Created => 0,
             State::Preparing { .. } => 1,
@@ -129,7 +129,7 @@ fn every_state_is_the_one_of_its_name() {
     }
 }
 
-/// Zero would be a lie.
+/// An unknown value has no sample, since zero would be wrong.
 #[test]
 fn what_is_unknown_is_absent() {
     let mut one = serving("a");

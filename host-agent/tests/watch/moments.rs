@@ -1,4 +1,4 @@
-//! Moments of machines: one that serves, one where nothing goes well, one that has nothing to do.
+//! Made-up moments of a machine: a busy, a crowded and a hostile one, with their events.
 
 use std::net::SocketAddr;
 
@@ -12,10 +12,10 @@ use cocoon_host_agent::watch::{GpuUse, HostUse, ProcessUse, Rates, Watch, Watche
 use cocoon_protocol::control::Metrics;
 use cocoon_protocol::engine::{Crossings, GpuCounts};
 
-/// Of every moment here, in milliseconds since 1970.
+/// Time of every moment here, in milliseconds since 1970.
 pub const NOW: u64 = 1_760_000_000_000;
 
-/// What a boot under KVM told, in milliseconds after QEMU's start.
+/// Steps of a boot under KVM, in milliseconds after the start of QEMU.
 const STEPS: [(&str, u64); 10] = [
     ("hello", 1_850),
     ("mounts", 1_851),
@@ -95,7 +95,7 @@ fn report(stage: Stage, doing: &str, steps: Vec<Step>) -> Report {
     }
 }
 
-/// An appliance that serves, with a GPU.
+/// Returns an appliance that serves, with a GPU.
 pub fn serving(name: &str) -> Watched {
     let mut view = view(name, State::Serving, NOW - 7_260_000);
     let mut report = report(Stage::Serving, "serving", steps(STEPS.len()));
@@ -135,7 +135,7 @@ pub fn serving(name: &str) -> Watched {
     Watched::new(view, Some(rates), Some(qemu), vec![told()])
 }
 
-/// A GPU whose guest tells everything of it.
+/// Returns a GPU whose guest reports all of its values.
 fn told() -> GpuUse {
     GpuUse {
         memory_bytes: Some(81_559 << 20),
@@ -145,7 +145,7 @@ fn told() -> GpuUse {
     }
 }
 
-/// A GPU whose driver tells its guest nothing.
+/// Returns a GPU whose driver reports nothing to its guest.
 pub fn silent() -> GpuUse {
     GpuUse {
         address: "0000:17:00.0".to_owned(),
@@ -181,7 +181,7 @@ fn simulated() -> Watched {
     Watched::new(one.view, None, one.qemu, vec![])
 }
 
-/// With these appliances.
+/// Returns a moment with these appliances.
 pub fn watch(appliances: Vec<Watched>) -> Watch {
     Watch {
         time: NOW,
@@ -202,12 +202,12 @@ pub fn watch(appliances: Vec<Watched>) -> Watch {
     }
 }
 
-/// A bit of everything.
+/// Returns a moment with appliances in different states.
 pub fn busy() -> Watch {
     watch(vec![serving("llama-8b"), simulated(), booting(), failed()])
 }
 
-/// More of them than fit a screen.
+/// Returns a moment with more appliances than fit on a screen.
 pub fn crowded() -> Watch {
     let mut all: Vec<Watched> = (1..=8)
         .map(|number| serving(&format!("llama-{number}")))
@@ -216,8 +216,8 @@ pub fn crowded() -> Watch {
     watch(all)
 }
 
-/// What nobody would call an appliance, and what no guest should say: as long as can be, without a place to break it, and
-/// markup wherever somebody else's words go.
+/// Returns a moment with names and texts that no honest guest would send: as long as possible, without a place for a line
+/// break, and with markup in every foreign text.
 pub fn hostile() -> Watch {
     let script = "<script>window.stolen = 1</script><img src=x onerror='window.stolen=1'>";
     let long = "W".repeat(300);
@@ -271,7 +271,7 @@ fn entry(seq: u64, ago: f64, appliance: Option<&str>, state: &str, text: &str) -
     }
 }
 
-/// The newest first.
+/// Returns events, newest first.
 pub fn events() -> Vec<Entry> {
     let llama = Some("llama-70b");
     let mixtral = Some("mixtral");

@@ -1,4 +1,4 @@
-//! The page without a browser: what it holds, and that its colours can be told apart.
+//! The status page without a browser: its contents, and the contrast of its colours.
 
 use cocoon_host_agent::daemon::api::UpdateView;
 use cocoon_host_agent::status::{STYLE, page};
@@ -126,7 +126,7 @@ fn a_manifest_is_told_of_before_and_after_its_end() {
     assert!(unknown.contains("<dt>Manifest</dt><dd>–</dd>"), "{unknown}");
 }
 
-/// WCAG 2.2, 1.4.3 for text and 1.4.11 for shapes and bars.
+/// WCAG 2.2: success criterion 1.4.3 for text, and 1.4.11 for shapes and bars.
 #[test]
 fn colours_can_be_told_from_what_they_stand_on() {
     let (light, dark) = STYLE.split_once("(prefers-color-scheme: dark)").unwrap();
