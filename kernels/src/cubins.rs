@@ -1,9 +1,9 @@
-//! The kernels' machine code, which is used only if it has the digest that this crate names.
+//! The kernels' machine code, which is used only if it has one of the digests pinned in this crate.
 //!
-//! `sm90.sha256` lists, in the format of `sha256sum`, the cubins that the locked compiler makes of `cuda/`, and the
-//! sources that they are made of; `sm90.cuda-12.sha256` does so for the compiler of the image, whose driver takes no newer
-//! code. Those of either list count. `cocoon-image kernels build` makes them and compares; a test compares the sources, so
-//! that nobody changes a kernel without building it; no cubin is ever committed.
+//! `sm90.sha256` lists, in the format of `sha256sum`, the cubins that the locked compiler makes of `cuda/`, and their
+//! sources. `sm90.cuda-12.sha256` does so for the image's compiler, because the image's driver loads no newer code. A
+//! cubin of either list is accepted. `cocoon-image kernels build` makes the cubins and compares them. A test compares
+//! the sources, so that no kernel is changed without being built. Cubins are never committed.
 
 use std::borrow::Cow;
 use std::fs::File;
@@ -12,61 +12,61 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
-/// The lists of digests.
+/// The two lists of digests.
 pub const PINNED: [&str; 2] = [
     include_str!("../sm90.sha256"),
     include_str!("../sm90.cuda-12.sha256"),
 ];
-/// The largest cubin that is read, in bytes: ours have some tens of thousands.
+/// Largest cubin that is read, in bytes; those of this crate have some tens of thousands.
 const MAX_CUBIN: u64 = 1 << 20;
 
-/// Checked machine code of all kernels.
+/// The verified machine code of all kernels.
 #[derive(Debug, Clone)]
 pub struct Cubins {
     pub(crate) scrub: Cow<'static, [u8]>,
     pub(crate) blake3: Cow<'static, [u8]>,
 }
 
-/// Why machine code is not used.
+/// Why machine code is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum CubinError {
-    /// Cannot be read.
+    /// The file cannot be read.
     #[error("cannot read {path}: make it with `cocoon-image kernels build --out DIR`")]
     Read {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
-    /// Not what the locked compiler makes of the sources of this crate.
+    /// The digest is not that of a cubin that a pinned compiler makes of this crate's sources.
     #[error(
         "{name} has SHA-256 {found}, and this program uses only {expected} or {or}: make it with `cocoon-image kernels \
          build` of the same sources"
     )]
     Digest {
-        /// Which.
+        /// File name of the cubin.
         name: &'static str,
-        /// Digest of what was given.
+        /// Digest of the given machine code.
         found: String,
         /// Digest in the first list.
         expected: &'static str,
-        /// Digest in the other.
+        /// Digest in the second list.
         or: &'static str,
     },
 }
 
-/// File names, as in the list.
+/// File names, as in the lists.
 mod name {
     pub const SCRUB: &str = "sm90_scrub.cubin";
     pub const BLAKE3: &str = "sm90_blake3.cubin";
 }
 
 impl Cubins {
-    /// Those that `cocoon-image kernels build --out FOLDER` has made.
+    /// Reads the cubins that `cocoon-image kernels build --out FOLDER` has made.
     ///
     /// # Errors
-    /// [`CubinError`].
+    /// [`CubinError`] if a cubin cannot be read or has another digest.
     pub fn read(folder: &Path) -> Result<Self, CubinError> {
         Self::new(
             Cow::Owned(read(&folder.join(name::SCRUB))?),
@@ -74,10 +74,10 @@ impl Cubins {
         )
     }
 
-    /// Those that were taken into this binary when it was built.
+    /// Returns the cubins that were embedded into this binary when it was built.
     ///
     /// # Errors
-    /// [`CubinError::Digest`].
+    /// [`CubinError::Digest`] if a cubin has another digest.
     #[cfg(feature = "embedded")]
     pub fn embedded() -> Result<Self, CubinError> {
         Self::new(
@@ -99,7 +99,8 @@ impl Cubins {
     }
 }
 
-/// The digest that a list has for a file; empty, which nothing has, for a file that is not in it.
+/// Returns the digest of a file in a list, or an empty text, which equals no digest, if the list does not name the
+/// file.
 fn pinned(list: &'static str, file: &str) -> &'static str {
     let named = |line: &'static str| line.split_once("  ").filter(|(_, name)| *name == file);
     list.lines()
@@ -135,10 +136,10 @@ fn read(path: &Path) -> Result<Vec<u8>, CubinError> {
 pub(crate) mod tests {
     use super::*;
 
-    /// The machine of GPUs in an ELF header.
+    /// `e_machine` of CUDA in an ELF header.
     pub const CUBIN: u8 = 190;
 
-    /// What the stand-in of the driver takes for machine code of a GPU: an ELF header of that machine.
+    /// Machine code that the driver's stand-in accepts if `machine` is [`CUBIN`]: an ELF header.
     pub fn cubins(machine: u8) -> Cubins {
         let mut header = vec![0; 64];
         header[..4].copy_from_slice(b"\x7fELF");

@@ -1,5 +1,5 @@
-//! What a launcher needs of a device: memory, and kernels that run one after the other. A GPU is one
-//! ([`crate::gpu::Gpu`]); tests have another, which runs the kernels' source on the processor.
+//! The interface between launchers and a device: memory, and kernels that run in order. [`crate::gpu::Gpu`] implements
+//! it for a GPU; tests implement it with the kernels' source, compiled for the processor.
 
 #![expect(
     unsafe_code,
@@ -11,74 +11,75 @@ use std::ops::Range;
 
 use crate::ranges::{RangeError, Span, SpanMut};
 
-/// A kernel and how it is started.
+/// A kernel and its launch parameters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Kernel {
-    /// Its name in the cubin.
+    /// Name of the kernel in the cubin.
     pub name: &'static str,
-    /// Threads of a block; the source has the same number.
+    /// Threads per block, as in the source.
     pub threads: u32,
-    /// Blocks that a multiprocessor holds at once, as the source asks of the compiler; more would only wait.
+    /// Blocks that a multiprocessor holds at once, as in the source's launch bounds. More blocks would only wait.
     pub resident: u32,
-    /// Whether these share so much memory that the multiprocessor's cache must give all of it that it can.
+    /// Whether the resident blocks need so much shared memory that a multiprocessor must provide as much of it as it
+    /// can.
     pub shares: bool,
 }
 
 /// One argument of a kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Argument {
-    /// A device address, or a number of 64 bits.
+    /// A device address or a 64-bit number.
     Long(u64),
-    /// A number of 32 bits.
+    /// A 32-bit number.
     Word(u32),
 }
 
-/// Something went wrong on the device; kernels that had been started may have run in part.
+/// An operation failed on the device. Kernels started before it may have run in part.
 #[derive(Debug, thiserror::Error)]
 #[error("the device cannot {operation}")]
 pub struct DeviceError {
-    /// What was tried.
+    /// Operation that failed.
     pub operation: &'static str,
-    /// What the device said.
+    /// The device's error.
     #[source]
     pub source: Box<dyn Error + Send + Sync>,
 }
 
-/// A device on which one thing happens after the other.
+/// A device that executes operations in order.
 pub trait Device {
-    /// Its memory; freed when dropped, after what was started before.
+    /// Memory of the device. When dropped, it is freed after the operations started before.
     type Memory: Memory;
 
-    /// `bytes` of memory, all zero.
+    /// Allocates `bytes` bytes, all zero.
     ///
     /// # Errors
-    /// [`DeviceError`], when there is no more for example.
+    /// [`DeviceError`], for example if there is not enough memory.
     fn allocate(&self, bytes: u64) -> Result<Self::Memory, DeviceError>;
 
-    /// Memory with a copy of `bytes`.
+    /// Allocates memory with a copy of `bytes`.
     ///
     /// # Errors
-    /// [`DeviceError`].
+    /// [`DeviceError`] if the memory cannot be allocated or written.
     fn upload(&self, bytes: &[u8]) -> Result<Self::Memory, DeviceError>;
 
-    /// The bytes of `memory`, once everything that was started is done.
+    /// Waits for everything that was started, and returns the bytes of `memory`.
     ///
     /// # Errors
-    /// [`DeviceError`], also of what was started before.
+    /// [`DeviceError`], also for errors of operations started before.
     fn download(&self, memory: &Self::Memory) -> Result<Vec<u8>, DeviceError>;
 
-    /// How many blocks of `kernel` run at once.
+    /// How many blocks of `kernel` run at once on the whole device.
     fn resident(&self, kernel: &Kernel) -> u32;
 
-    /// Starts `kernel` with that many blocks.
+    /// Starts `kernel` with this number of blocks.
     ///
     /// # Errors
-    /// [`DeviceError`].
+    /// [`DeviceError`] if the kernel is not known or cannot be started.
     ///
     /// # Safety
-    /// Number, order and kinds of `arguments` must be the kernel's, and every address that it follows must be of memory
-    /// on this device that is large enough, lives until the kernel is done, and is used by nobody else meanwhile, except
-    /// that what is only read may be read by others.
+    /// `arguments` must have the number, order and types that the kernel expects. Every address that the kernel follows
+    /// must point to memory of this device that is large enough, stays allocated until the kernel is done, and is not
+    /// used by anyone else meanwhile; memory that is only read may also be read by others.
     unsafe fn launch(
         &self,
         kernel: &Kernel,
@@ -89,29 +90,29 @@ pub trait Device {
 
 /// Memory of a device.
 pub trait Memory {
-    /// Where it begins.
+    /// Address of the first byte.
     fn address(&self) -> u64;
 
-    /// How many bytes it has.
+    /// Size in bytes.
     fn bytes(&self) -> u64;
 
-    /// A part of it, to be read.
+    /// Borrows a part of the memory for reading.
     ///
     /// # Errors
-    /// [`RangeError::Outside`].
+    /// [`RangeError::Outside`] if the part is not within the memory.
     fn span(&self, part: Range<u64>) -> Result<Span<'_>, RangeError> {
         let (address, length) = within(self.address(), self.bytes(), part)?;
         // SAFETY: the range lies in memory that the result borrows.
         unsafe { Span::from_raw(address, length) }
     }
 
-    /// A part of it, to be written.
+    /// Borrows a part of the memory for writing.
     ///
     /// # Errors
-    /// [`RangeError::Outside`].
+    /// [`RangeError::Outside`] if the part is not within the memory.
     fn span_mut(&mut self, part: Range<u64>) -> Result<SpanMut<'_>, RangeError> {
         let (address, length) = within(self.address(), self.bytes(), part)?;
-        // SAFETY: the range lies in memory that the result borrows for itself alone.
+        // SAFETY: the range lies in memory that the result borrows exclusively.
         unsafe { SpanMut::from_raw(address, length) }
     }
 }

@@ -1,4 +1,4 @@
-//! An NVIDIA GPU of the Hopper generation through the driver's own interface, on one stream.
+//! An NVIDIA GPU of the Hopper generation, through the driver's API, on one stream.
 
 #![expect(
     unsafe_code,
@@ -21,13 +21,13 @@ use crate::device::{Argument, Device, DeviceError, Kernel, Memory};
 use crate::ranges::{RangeError, Span, SpanMut};
 use crate::{sm90_blake3, sm90_scrub};
 
-/// Per cent of the memory that a multiprocessor can share among blocks.
+/// Preferred shared-memory carveout, in per cent: all that a multiprocessor can provide.
 const ALL: i32 = 100;
 
-/// The architecture that the machine code is for.
+/// Compute capability for which the machine code is built.
 const CAPABILITY: (i32, i32) = (9, 0);
 
-/// A GPU with the kernels loaded. Everything happens on its stream, in order.
+/// A GPU with the kernels loaded. All operations run in order on its stream.
 pub struct Gpu {
     stream: Arc<CudaStream>,
     functions: Vec<(&'static str, sys::CUfunction)>,
@@ -36,59 +36,59 @@ pub struct Gpu {
 }
 
 // SAFETY: handles of functions and modules may be used from any thread on which their context is current, and every
-// method makes it so.
+// method makes it current.
 unsafe impl Send for Gpu {}
 // SAFETY: as above; the driver's calls on one stream may come from several threads at once.
 unsafe impl Sync for Gpu {}
 
-/// Why there is no GPU to work with.
+/// Why the GPU cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum GpuError {
-    /// No driver on this machine.
+    /// There is no driver on this machine.
     #[error("there is no NVIDIA driver here: libcuda.so.1 cannot be loaded")]
     NoDriver,
-    /// No device, or not that many.
+    /// There is no device with this number.
     #[error("there is no GPU of number {ordinal} here")]
     NoDevice {
-        /// Which was asked for.
+        /// Number of the device.
         ordinal: usize,
     },
-    /// Another generation.
+    /// The GPU has another compute capability.
     #[error(
         "{name} has compute capability {major}.{minor}, and the kernels are machine code for 9.0 (H100, H200)"
     )]
     Unsupported {
-        /// Its name.
+        /// Name of the GPU.
         name: String,
-        /// Its capability.
+        /// Major part of its compute capability.
         major: i32,
-        /// The lesser part of it.
+        /// Minor part of its compute capability.
         minor: i32,
     },
-    /// The driver refused.
+    /// A call of the driver failed.
     #[error("the driver cannot {operation}")]
     Driver {
-        /// What was tried.
+        /// Operation that failed.
         operation: &'static str,
-        /// What it said.
+        /// The driver's error.
         #[source]
         source: DriverError,
     },
-    /// A range that is not of one allocation.
+    /// A range does not lie within one allocation.
     #[error(
         "{length} bytes at {address:#x} do not lie in one allocation of {size} bytes at {base:#x}"
     )]
     Allocation {
-        /// Where the range begins.
+        /// Address of the range.
         address: u64,
-        /// Its bytes.
+        /// Length of the range in bytes.
         length: u64,
-        /// Where the allocation begins.
+        /// Address of the allocation.
         base: u64,
-        /// Its bytes.
+        /// Size of the allocation in bytes.
         size: u64,
     },
-    /// No range at all.
+    /// An address and a length do not make a valid range.
     #[error("this is no range of device memory")]
     Range(#[from] RangeError),
 }
@@ -102,14 +102,15 @@ pub struct GpuMemory {
 }
 
 impl Gpu {
-    /// The GPU of that number, on a stream of its own, in the context that all of the process shares. A program that is
-    /// linked to the driver does not start without one, and has no use for this.
+    /// Opens the GPU of this number, with its own stream in the context shared by the whole process. Not available with
+    /// the feature `linked`: such a program does not start without a driver.
     ///
     /// # Errors
-    /// [`GpuError`]; without driver or device it says so.
+    /// [`GpuError::NoDriver`] or [`GpuError::NoDevice`] if there is no GPU, and other [`GpuError`]s if it cannot be
+    /// used.
     #[cfg(not(feature = "linked"))]
     pub fn open(ordinal: usize, cubins: &Cubins) -> Result<Self, GpuError> {
-        // SAFETY: looks for the driver's library, whose initialisers are the driver's own.
+        // SAFETY: this loads the driver's library, whose initialisers are trusted.
         if !unsafe { sys::is_culib_present() } {
             return Err(GpuError::NoDriver);
         }
@@ -123,10 +124,10 @@ impl Gpu {
         Self::on(stream, cubins)
     }
 
-    /// Works on a stream of somebody else, behind what he has started on it.
+    /// Uses the given stream. Kernels run after the operations already started on it.
     ///
     /// # Errors
-    /// [`GpuError`].
+    /// [`GpuError`] if the GPU has another compute capability or cannot load the kernels.
     pub fn on(stream: Arc<CudaStream>, cubins: &Cubins) -> Result<Self, GpuError> {
         let context = stream.context();
         let ask = |attribute| {
@@ -152,16 +153,16 @@ impl Gpu {
         Ok(gpu)
     }
 
-    /// The stream on which everything happens.
+    /// The stream on which all operations run.
     #[must_use]
     pub fn stream(&self) -> &Arc<CudaStream> {
         &self.stream
     }
 
-    /// Waits until every stream of this GPU has done what it was given to do.
+    /// Waits until all streams of this GPU are idle.
     ///
     /// # Errors
-    /// [`DeviceError`], also of what was started before.
+    /// [`DeviceError`], also for errors of operations started before.
     pub fn finish(&self) -> Result<(), DeviceError> {
         self.stream
             .context()
@@ -169,29 +170,31 @@ impl Gpu {
             .map_err(failed("finish what was started"))
     }
 
-    /// Memory that somebody else has allocated, to be read: a tensor's, for example.
+    /// Memory allocated elsewhere, for example by a tensor, for reading.
     ///
     /// # Errors
-    /// [`GpuError::Allocation`] when the driver knows of no single allocation with all of it.
+    /// [`GpuError::Allocation`] if the range is not within one allocation; [`GpuError::Driver`] if the driver knows no
+    /// allocation at the address.
     ///
     /// # Safety
-    /// Nobody frees or writes it for as long as the result is used.
+    /// The memory must not be freed or written while the result is in use.
     pub unsafe fn span(&self, address: u64, length: u64) -> Result<Span<'_>, GpuError> {
         self.allocated(address, length)?;
-        // SAFETY: the driver has it as memory of this device, and the caller vouches for the rest.
+        // SAFETY: the driver lists the range as memory of this device, and the caller vouches for the rest.
         Ok(unsafe { Span::from_raw(address, length) }?)
     }
 
-    /// Memory that somebody else has allocated, to be written.
+    /// Memory allocated elsewhere, for writing.
     ///
     /// # Errors
-    /// [`GpuError::Allocation`] when the driver knows of no single allocation with all of it.
+    /// [`GpuError::Allocation`] if the range is not within one allocation; [`GpuError::Driver`] if the driver knows no
+    /// allocation at the address.
     ///
     /// # Safety
-    /// Nobody else frees or uses it for as long as the result is used.
+    /// The memory must not be freed or used by anyone else while the result is in use.
     pub unsafe fn span_mut(&self, address: u64, length: u64) -> Result<SpanMut<'_>, GpuError> {
         self.allocated(address, length)?;
-        // SAFETY: the driver has it as memory of this device, and the caller vouches for the rest.
+        // SAFETY: the driver lists the range as memory of this device, and the caller vouches for the rest.
         Ok(unsafe { SpanMut::from_raw(address, length) }?)
     }
 
@@ -220,15 +223,15 @@ impl Gpu {
 
     fn load(&mut self, cubin: &[u8], kernels: &[&Kernel]) -> Result<(), GpuError> {
         self.bind().map_err(driver("use its context"))?;
-        // Embedded bytes lie at any address; an ELF file wants the alignment that an allocation of its size has.
+        // Embedded bytes may have any alignment. A copy on the heap is aligned well enough for an ELF file.
         let aligned = cubin.to_vec();
-        // SAFETY: `Cubins` has checked that this is the cubin of this crate, whose header says how long it is.
+        // SAFETY: `Cubins` has verified that this is a cubin of this crate, and its header contains its length.
         let module = unsafe { result::module::load_data(aligned.as_ptr().cast::<c_void>()) }
             .map_err(driver("load a kernel"))?;
         self.modules.push(module);
         for kernel in kernels {
             let name = CString::new(kernel.name).unwrap_or_default();
-            // SAFETY: the module was loaded in the context that is current.
+            // SAFETY: the module was loaded in the current context.
             let function = unsafe { result::module::get_function(module, name) }
                 .map_err(driver("find a kernel"))?;
             if kernel.shares {
@@ -250,10 +253,10 @@ impl Gpu {
 
 impl Drop for Gpu {
     fn drop(&mut self) {
-        // What was started must be done before its code goes. If the driver fails now, there is nobody to tell.
+        // The kernels must be done before their code is unloaded. An error of the driver cannot be reported here.
         if self.bind().is_ok() && self.stream.synchronize().is_ok() {
             for module in self.modules.drain(..) {
-                // SAFETY: loaded by this value, whose functions nobody can start any more.
+                // SAFETY: this value loaded the module, and nobody can start its functions any more.
                 let _ = unsafe { result::module::unload(module) };
             }
         }
@@ -264,7 +267,7 @@ impl Device for Gpu {
     type Memory = GpuMemory;
 
     fn allocate(&self, bytes: u64) -> Result<GpuMemory, DeviceError> {
-        // The driver has no allocation without bytes.
+        // The driver refuses allocations of 0 bytes.
         let length = usize::try_from(bytes.max(1)).map_err(failed("allocate that much memory"))?;
         let slice = self.stream.alloc_zeros(length);
         Ok(self.memory(slice.map_err(failed("allocate memory"))?, bytes))
@@ -323,7 +326,7 @@ impl Device for Gpu {
 
 impl Gpu {
     fn memory(&self, slice: CudaSlice<u8>, bytes: u64) -> GpuMemory {
-        // Everything happens on this stream, so nothing needs to be awaited between two uses.
+        // All operations run on this stream, so uses of the memory need no synchronisation.
         let (address, same_stream) = slice.device_ptr(&self.stream);
         drop(same_stream);
         GpuMemory {

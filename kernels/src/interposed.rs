@@ -1,29 +1,28 @@
-//! The driver's and the runtime library's calls that allocate, free and copy, defined by this program itself.
+//! Defines, in this program, the calls of the driver and the runtime library that allocate, free and copy memory.
 //!
-//! A program that is linked to libcuda, as whatever uses candle is, takes a function that it defines itself instead of the
-//! library's. So every call that Rust code makes through cudarc, and every call of CUDA sources that are compiled into the
-//! program, comes here first: it is entered into the [`Ledger`] and handed on to the library that is next in line
-//! (`RTLD_NEXT`). Nobody forks the engine for that, and nobody who reads the engine sees it: hence [`self_test`], without
-//! which nothing may be served, and hence the image's build, which refuses a program that takes any other function for
-//! memory from those libraries.
+//! In a program that is linked to libcuda, as every program with candle is, a function that the program defines takes
+//! precedence over the library's. So every call that Rust code makes through cudarc, and every call of CUDA sources
+//! compiled into the program, arrives here first. It is entered into the [`Ledger`] and handed on to the next library
+//! in lookup order (`RTLD_NEXT`). This needs no fork of the engine, but is invisible in the engine's code. Therefore
+//! the program must not serve unless [`self_test`] passes, and the image's build refuses a program that imports any
+//! other function for memory from those libraries.
 //!
-//! The libraries themselves are not affected: those of CUDA 12.4 and of driver R550 are linked so that they call their own
-//! functions and never ours (`DT_SYMBOLIC`, and no relocation names one).
+//! Calls within the libraries are not affected: those of CUDA 12.4 and of driver R550 are linked so that they call
+//! their own functions (`DT_SYMBOLIC`, and no relocation names one).
 //!
 //! | call | what happens |
 //! |---|---|
-//! | `cuMemAllocAsync` | kept memory of that size and stream if there is some, else the driver's |
-//! | `cuMemFreeAsync` | kept, dirty, until [`scrub`]; what is too much, or of a stream that may end, is overwritten and freed |
-//! | `cuMemAllocFromPoolAsync`, `cuMemAlloc`, `cudaMallocAsync`, `cudaMalloc` | entered |
-//! | `cuMemFree`, `cudaFreeAsync`, `cudaFree` | overwritten, then freed |
-//! | `cuMemcpyHtoD*`, `cuMemcpyDtoH*`, `cudaMemcpy*` | counted by direction |
-//! | `cuMemAllocManaged`, `cuMemHostAlloc` | refused: what crosses through such memory cannot be counted, and in confidential computing kernels read garbage in it |
+//! | `cuMemAllocAsync` | hands out kept memory of that size and stream if there is some, else new memory |
+//! | `cuMemFreeAsync` | keeps the memory, dirty, until [`scrub`]; overwrites and frees what exceeds the bound, or belongs to a stream that may end |
+//! | `cuMemAllocFromPoolAsync`, `cuMemAlloc`, `cudaMallocAsync`, `cudaMalloc` | enters the memory into the table |
+//! | `cuMemFree`, `cudaFreeAsync`, `cudaFree` | overwrites the memory, then frees it |
+//! | `cuMemcpyHtoD*`, `cuMemcpyDtoH*`, `cudaMemcpy*` | counts the copy by direction |
+//! | `cuMemAllocManaged`, `cuMemHostAlloc` | refuses: what crosses through such memory cannot be counted, and under confidential computing kernels read garbage in it |
 //!
-//! Where memory is short, what is kept goes back to the driver, and whoever asks for memory by any of these is asked for once
-//! more.
+//! If memory is short, all kept memory goes back to the driver, and the allocating call is repeated once.
 //!
-//! Not seen, as no call of this program makes them: what NVIDIA's own libraries allocate for themselves (cuBLAS's
-//! workspace, tens of MiB), machine code that is loaded, and arguments of kernels.
+//! Not seen, because this program does not make the calls: what NVIDIA's own libraries allocate for themselves
+//! (cuBLAS's workspace, tens of MiB), loading of machine code, and arguments of kernels.
 
 #![expect(
     unsafe_code,
@@ -49,12 +48,12 @@ use crate::sm90_scrub::{self, ScrubError, Scrubbed};
 use give_back::{free, leave, or_give_back};
 pub use self_test::{SelfTestError, self_test};
 
-/// Most bytes that are kept: two thousandths of an H100's memory for each of its tensors would be as much.
+/// Largest amount of freed memory that is kept, in bytes.
 const KEPT: u64 = 2 << 30;
 
 const SUCCESS: c_int = 0;
 const OUT_OF_MEMORY: c_int = 2;
-/// `CUDA_ERROR_NOT_FOUND`: the library that should be next in line has no such function.
+/// `CUDA_ERROR_NOT_FOUND`: no library after this program defines the function.
 const NOT_FOUND: c_int = 500;
 /// `CUDA_ERROR_NOT_SUPPORTED`.
 const NOT_SUPPORTED: c_int = 801;
@@ -67,17 +66,17 @@ pub fn counts() -> Counts {
     ledger().counts()
 }
 
-/// Every byte of memory that is in use, without `aside` (see [`Ledger::contents`]): once a model is loaded, its tensors, and
-/// what was made of them.
+/// Returns every byte of memory in use except `aside` (see [`Ledger::contents`]). After a model is loaded, these are
+/// its tensors and the data derived from them.
 ///
 /// # Errors
-/// [`Unknown`].
+/// [`Unknown`] if a part of `aside` is not an allocation in use.
 pub fn contents(aside: &[(u64, u64)]) -> Result<Contents, Unknown> {
     ledger().contents(aside)
 }
 
-/// What `work` has allocated and left in use, and the host never wrote: scratch memory of a library, by address and bytes.
-/// Nobody else may allocate meanwhile.
+/// Runs `work`, and returns the address and size of the memory that it allocated, still uses and the host never wrote:
+/// the scratch memory of a library. No other thread may allocate meanwhile.
 pub fn scratch_of<T>(work: impl FnOnce() -> T) -> (T, Vec<(u64, u64)>) {
     let before = ledger().moment();
     let done = work();
@@ -85,35 +84,35 @@ pub fn scratch_of<T>(work: impl FnOnce() -> T) -> (T, Vec<(u64, u64)>) {
     (done, left)
 }
 
-/// A moment, for [`live_bytes`].
+/// The current moment, for [`live_bytes`].
 #[must_use]
 pub fn moment() -> u64 {
     ledger().moment()
 }
 
-/// Bytes that were handed out since `moment` and are in use: whoever has them has not given them back, and no scrub reaches
-/// them.
+/// Bytes that were handed out since `moment` and are still in use. No scrub reaches them, because their users have not
+/// given them back.
 #[must_use]
 pub fn live_bytes(moment: u64) -> u64 {
     ledger().live_bytes(moment)
 }
 
-/// Overwrites everything that was given back and `pool`, reads it again, and counts what is not zero. Both numbers go into
-/// the counts, too. Whatever any stream was given to do is done first.
+/// Waits for all streams, overwrites all memory that was given back and `pool`, reads it again, and counts the bytes
+/// that are not zero. Adds both numbers to the counts.
 ///
 /// # Errors
-/// [`ScrubError`]. What was given back then stays dirty.
+/// [`ScrubError`] if the memory could not be overwritten or counted. Memory that was given back then stays dirty.
 ///
 /// # Safety
-/// Each of `pool`, an address and bytes, is one allocation's on this GPU, and nobody uses it meanwhile.
+/// Each entry of `pool`, an address and a size, must lie in one allocation on this GPU, which nobody uses meanwhile.
 pub unsafe fn scrub(gpu: &Gpu, pool: &[(u64, u64)]) -> Result<Scrubbed, ScrubError> {
     let blocks = ledger().take_dirty();
     let given_back = blocks.iter().map(|block| (block.address, block.bytes));
     let outcome = gpu.finish().map_err(ScrubError::from).and_then(|()| {
         let ranges: Result<Vec<SpanMut<'_>>, _> = given_back
             .chain(pool.iter().copied())
-            // SAFETY: blocks that were given back are the driver's until they are put back, and nobody else's; everybody
-            // who used them is done. The caller vouches for `pool`.
+            // SAFETY: memory that was given back has no user until it is put back, and the GPU has finished all earlier
+            // work on it. The caller vouches for `pool`.
             .map(|(address, bytes)| unsafe { SpanMut::from_raw(address, bytes) })
             .collect();
         sm90_scrub::scrub(gpu, &mut ranges?)
@@ -126,30 +125,30 @@ pub unsafe fn scrub(gpu: &Gpu, pool: &[(u64, u64)]) -> Result<Scrubbed, ScrubErr
     outcome
 }
 
-/// Nothing panics while it holds the lock, so that a poisoned one is still whole.
+/// Locks the table, ignoring poisoning: nothing panics while it holds the lock, so the table is always consistent.
 fn ledger() -> MutexGuard<'static, Ledger> {
     LEDGER.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 unsafe extern "C" {
-    /// Of the C library, to which every such program is linked.
+    /// Defined by the C library, to which every such program is linked.
     fn dlsym(handle: *mut c_void, name: *const c_char) -> *mut c_void;
 }
 
-/// The address of a function in the libraries behind this program; 0 where none has it.
+/// Returns the address of a function in the libraries after this program in lookup order; 0 if none defines it.
 fn next_in_line(name: &CStr) -> usize {
-    /// glibc's `RTLD_NEXT`.
+    /// `RTLD_NEXT` of glibc.
     const NEXT: *mut c_void = std::ptr::without_provenance_mut(usize::MAX);
-    // SAFETY: a handle that glibc defines, and a string that ends with 0.
+    // SAFETY: the handle is one that glibc defines, and the string ends with 0.
     unsafe { dlsym(NEXT, name.as_ptr()) }.expose_provenance()
 }
 
-/// Hands a call on. The named function must have these arguments and return an `int`.
+/// Calls the library's own function, which must have these argument types and return an `int`.
 macro_rules! hand_on {
     ($name:ident($($value:expr),* $(,)?) as ($($kind:ty),*)) => {{
         static ADDRESS: std::sync::LazyLock<usize> =
             std::sync::LazyLock::new(|| $crate::interposed::next_in_line(
-                // Names of functions have no zero within.
+                // A function's name contains no NUL byte.
                 std::ffi::CStr::from_bytes_with_nul(concat!(stringify!($name), "\0").as_bytes()).unwrap_or_default(),
             ));
         match *ADDRESS {
@@ -160,7 +159,7 @@ macro_rules! hand_on {
                 let function = unsafe {
                     std::mem::transmute::<*const (), unsafe extern "C" fn($($kind),*) -> c_int>(address)
                 };
-                // SAFETY: the caller's own arguments, or those that its contract allows.
+                // SAFETY: these are the caller's own arguments, or others that its contract allows.
                 unsafe { function($($value),*) }
             }
         }
@@ -180,7 +179,7 @@ unsafe extern "C" fn cuMemAllocAsync(
     let capacity = Ledger::capacity(asked);
     let known = ledger().reuse(asked, stream.addr() as u64);
     if let Some(known) = known.filter(|_| !address.is_null()) {
-        // SAFETY: the caller's place for the result.
+        // SAFETY: `address` is the caller's place for the result.
         unsafe { address.write(known) };
         return SUCCESS;
     }
@@ -189,7 +188,7 @@ unsafe extern "C" fn cuMemAllocAsync(
     let outcome = or_give_back(|| {
         hand_on!(cuMemAllocAsync(address, size, stream) as (Kind, usize, sys::CUstream))
     });
-    // SAFETY: the caller's place for the result.
+    // SAFETY: `address` is the caller's place for the result.
     unsafe { enter(outcome, address, asked, capacity) }
 }
 
@@ -221,7 +220,7 @@ unsafe extern "C" fn cuMemAllocFromPoolAsync(
         hand_on!(cuMemAllocFromPoolAsync(address, bytes, pool, stream)
             as (*mut u64, usize, *mut c_void, Stream))
     });
-    // SAFETY: the caller's place for the result.
+    // SAFETY: `address` is the caller's place for the result.
     unsafe { enter(outcome, address, bytes as u64, bytes as u64) }
 }
 
@@ -230,7 +229,7 @@ unsafe extern "C" fn cuMemAllocFromPoolAsync(
 #[unsafe(no_mangle)]
 unsafe extern "C" fn cuMemAlloc_v2(address: *mut u64, bytes: usize) -> c_int {
     let outcome = or_give_back(|| hand_on!(cuMemAlloc_v2(address, bytes) as (*mut u64, usize)));
-    // SAFETY: the caller's place for the result.
+    // SAFETY: `address` is the caller's place for the result.
     unsafe { enter(outcome, address, bytes as u64, bytes as u64) }
 }
 
@@ -288,14 +287,14 @@ unsafe extern "C" fn cuMemcpyDtoH_v2(to: *mut c_void, from: u64, bytes: usize) -
 }
 
 /// # Safety
-/// None: it does nothing.
+/// No requirement: the function does nothing.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn cuMemAllocManaged(_address: *mut u64, _bytes: usize, _flags: u32) -> c_int {
     NOT_SUPPORTED
 }
 
 /// # Safety
-/// None: it does nothing.
+/// No requirement: the function does nothing.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn cuMemHostAlloc(
     _address: *mut *mut c_void,
@@ -305,13 +304,13 @@ unsafe extern "C" fn cuMemHostAlloc(
     NOT_SUPPORTED
 }
 
-/// Enters what was allocated, if it was.
+/// Enters an allocation into the table if it succeeded.
 ///
 /// # Safety
-/// `address` is where the library has put the result, if `outcome` is success.
+/// If `outcome` is success, `address` must be where the library has written the result.
 unsafe fn enter(outcome: c_int, address: *const u64, asked: u64, bytes: u64) -> c_int {
     if outcome == SUCCESS && !address.is_null() {
-        // SAFETY: just written.
+        // SAFETY: the library has just written it.
         ledger().allocated(unsafe { address.read() }, asked, bytes);
     }
     outcome

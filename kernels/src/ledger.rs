@@ -1,54 +1,53 @@
-//! What a process has on a GPU, as a table without a GPU: which memory is in use, which was given back and still holds
-//! what was in it, and what has crossed between host and device.
+//! A table of a process's memory on a GPU, independent of any GPU: which memory is in use, which was given back but
+//! still holds its content, and what was copied between host and device.
 //!
-//! Memory that is given back is not freed. It is *kept*, to be handed out again to whoever asks for as much on the same
-//! stream, and it is *dirty* until somebody has overwritten it. What leaves the table leaves it either clean or with the
-//! order to overwrite it first, so that nothing goes back to the driver with a prompt in it. Keeping also makes one scrub
-//! of everything that a request has left possible, in one launch, where a memset for each of its thousand small tensors
-//! would cost more than the tensors. Only what the default stream has given back is kept: another stream may end, and its
-//! handle then be somebody else's.
+//! Memory that is given back is not freed. It is *kept*, so that it can be handed out again for the same size on the
+//! same stream, and it is *dirty* until it is overwritten. Memory leaves the table either clean or with the order to
+//! overwrite it first, so that no prompt goes back to the driver. Keeping memory also allows one launch to scrub
+//! everything that a request has left. A memset for each of its thousand small tensors would cost more than the
+//! tensors. Only memory given back on the default stream is kept: another stream may end, and its handle be reused.
 //!
-//! The calls that feed the table are in `interposed`, where there is a driver to be linked to.
+//! `interposed` defines the calls that feed the table, in programs that are linked to the driver.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-/// Allocations are multiples of this many bytes, so that tensors of nearly one size share their memory. The driver's own
-/// allocator rounds as far.
+/// Allocations are multiples of this many bytes, so that tensors of nearly the same size can reuse each other's memory.
+/// The driver's own allocator rounds to the same multiple.
 const GRAIN: u64 = 512;
 
-/// The default stream, under both of its handles (0, and 1 for `CU_STREAM_LEGACY`). It is the one that candle uses, and it
-/// ends with its context. That of a thread has one handle too, 2, and is another stream for each thread.
+/// The two handles of the default stream (0, and 1 for `CU_STREAM_LEGACY`), which candle uses and which ends only with
+/// its context. Handle 2 stands for the default stream of a thread, which is another stream in each thread.
 const LASTING: [u64; 2] = [0, 1];
 
-/// Streams, by their handles. `None` is memory that belongs to no stream.
+/// A stream, by its handle; `None` for memory that belongs to no stream.
 pub type Stream = Option<u64>;
 
 /// Memory that the driver has allocated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Block {
-    /// Where it begins.
+    /// Address of the first byte.
     pub address: u64,
-    /// How many bytes it has.
+    /// Size in bytes.
     pub bytes: u64,
-    /// On which stream it was given back.
+    /// Stream on which the memory was given back.
     pub stream: Stream,
 }
 
 /// Memory that must go back to the driver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retired {
-    /// Which.
+    /// The memory.
     pub block: Block,
-    /// Whether it must be overwritten first.
+    /// Whether the memory must be overwritten first.
     pub dirty: bool,
 }
 
-/// Bytes and calls one way.
+/// Copies in one direction between host and device.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Crossings {
-    /// Bytes copied.
+    /// Number of bytes copied.
     pub bytes: u64,
-    /// Copies.
+    /// Number of copies.
     pub calls: u64,
 }
 
@@ -59,52 +58,53 @@ pub struct Counts {
     pub to_device: Crossings,
     /// Copies from the device to the host.
     pub to_host: Crossings,
-    /// Times that memory was handed out.
+    /// Number of times that memory was handed out.
     pub allocations: u64,
-    /// Times that it was given back.
+    /// Number of times that memory was given back.
     pub releases: u64,
-    /// Bytes that were overwritten and then read again.
+    /// Number of bytes that were overwritten and read again.
     pub scrubbed_bytes: u64,
-    /// How many of them were not zero when they were read.
+    /// Number of these bytes that were not zero.
     pub residue_bytes: u64,
-    /// Memory that came or went and was not in the table as it should have been, or that the driver did not take back: the
-    /// table is wrong unless this is 0.
+    /// Number of allocations and frees that did not agree with the table, and of blocks that the driver refused to
+    /// overwrite or free. The table is reliable only if this is 0.
     pub strays: u64,
 }
 
 /// A part of memory that is in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Part {
-    /// Where it begins.
+    /// Address of the first byte.
     pub address: u64,
-    /// How many bytes it has.
+    /// Size in bytes.
     pub bytes: u64,
 }
 
-/// Every byte that is in use and was asked for, except what was set aside; in the order in which the memory was handed out.
+/// Every byte that was asked for and is in use, except memory set aside, in the order in which the memory was handed
+/// out.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Contents {
-    /// What the host has written, from the beginning of each piece of memory on.
+    /// Bytes that the host has written without a gap from the beginning of an allocation.
     pub uploads: Vec<Part>,
-    /// What it has not: made on the device, or never written.
+    /// The other bytes: made on the device, or never written.
     pub derived: Vec<Part>,
 }
 
-/// Memory that is to be set aside and is not in use as the table has it: nobody can say what is in the rest.
+/// Memory to be set aside is not one allocation in use, so the content of the rest is unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{bytes} bytes at {address:#x} are not one allocation of the table's")]
 pub struct Unknown {
-    /// Where it should be.
+    /// Address of the memory.
     pub address: u64,
-    /// How many bytes it should have.
+    /// Size of the memory in bytes.
     pub bytes: u64,
 }
 
 #[derive(Debug)]
 struct Live {
-    /// What the driver has given.
+    /// Bytes that the driver has allocated.
     bytes: u64,
-    /// How many of them somebody has asked for: nobody uses the rest.
+    /// Bytes that were asked for; nobody uses the others.
     asked: u64,
     uploaded: u64,
     order: u64,
@@ -116,15 +116,15 @@ struct Kept {
     dirty: bool,
 }
 
-/// The table.
+/// The table of a process's memory on a GPU.
 #[derive(Debug)]
 pub struct Ledger {
     live: BTreeMap<u64, Live>,
-    /// By the order in which it was given back.
+    /// Kept blocks by the order in which they were given back.
     kept: BTreeMap<u64, Kept>,
-    /// Addresses of kept blocks that the driver would not take.
+    /// Addresses of kept blocks that the driver refused to take.
     refused: HashSet<u64>,
-    /// Orders of kept blocks that may be handed out again, by stream and size, each list rising.
+    /// Orders of the kept blocks that may be handed out again, by stream and size, ascending.
     sizes: HashMap<(u64, u64), Vec<u64>>,
     kept_bytes: u64,
     most: u64,
@@ -133,7 +133,7 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// An empty table that keeps at most `most` bytes of what is given back.
+    /// Creates an empty table that keeps at most `most` bytes of memory that is given back.
     #[must_use]
     pub fn new(most: u64) -> Self {
         Self {
@@ -148,14 +148,14 @@ impl Ledger {
         }
     }
 
-    /// How many bytes to allocate where `bytes` are asked for.
+    /// Number of bytes to allocate for `bytes` bytes that are asked for.
     #[must_use]
     pub fn capacity(bytes: u64) -> u64 {
         bytes.checked_next_multiple_of(GRAIN).unwrap_or(bytes)
     }
 
-    /// Kept memory for `asked` bytes, of exactly their capacity, on `stream`, which is in use from now on: that which was
-    /// given back last.
+    /// Hands out kept memory of exactly the capacity for `asked` bytes on `stream`, if there is some; the block given
+    /// back last is taken first.
     pub fn reuse(&mut self, asked: u64, stream: u64) -> Option<u64> {
         let bytes = Self::capacity(asked);
         let order = self.sizes.get_mut(&(stream, bytes))?.pop()?;
@@ -165,10 +165,10 @@ impl Ledger {
         Some(kept.block.address)
     }
 
-    /// The driver has allocated `bytes` bytes of memory for somebody who has `asked` for so many.
+    /// Enters memory of `bytes` bytes that the driver has allocated for somebody who `asked` for that many.
     pub fn allocated(&mut self, address: u64, asked: u64, bytes: u64) {
         if self.refused.remove(&address) {
-            // It was the driver's: a scrub of it would erase what is in use now.
+            // The driver had freed the block although it reported an error. A scrub of it would erase memory in use.
             self.counts.strays += 1;
             let mut kept = self.kept.iter();
             let own = kept.find(|(_, kept)| kept.block.address == address);
@@ -178,12 +178,12 @@ impl Ledger {
         self.hand_out(address, asked, bytes);
     }
 
-    /// Memory was given back on `stream`: what must go to the driver now, nothing where it is kept already, or `None` where the
-    /// table does not know the address, which the driver must judge.
+    /// Enters that memory was given back on `stream`, and returns what must go to the driver now. That is nothing if
+    /// the block is already kept, and `None` if the address is unknown: the driver must then decide.
     pub fn released(&mut self, address: u64, stream: Stream) -> Option<Vec<Retired>> {
         let Some(live) = self.live.remove(&address) else {
             self.counts.strays += 1;
-            // Given back twice: the driver would take it with what is in it.
+            // The memory was given back twice. The driver would free it with its content.
             let is_kept = |kept: &Kept| kept.block.address == address;
             return self.kept.values().any(is_kept).then(Vec::new);
         };
@@ -204,14 +204,14 @@ impl Ledger {
         Some(retired)
     }
 
-    /// Everything that is kept, to be given to the driver: there is no memory left.
+    /// Removes everything that is kept, so that it goes to the driver: memory is short.
     pub fn retire_all(&mut self) -> Vec<Retired> {
         std::iter::from_fn(|| self.retire_oldest()).collect()
     }
 
-    /// The driver has refused to overwrite `block` or to take it back, so that it stays, dirty, for the next scrub; and as
-    /// whoever gave it back is told of an error, it counts as a stray. It is handed out no more: the error may be one of
-    /// earlier work, and the memory the driver's again all the same.
+    /// Keeps a block, dirty, that the driver refused to overwrite or free. It counts as a stray, because the caller is
+    /// told of an error. It is not handed out again: the error may come from earlier work, and the driver may have
+    /// freed the block.
     pub fn refused(&mut self, block: Block) {
         self.counts.strays += 1;
         self.refused.insert(block.address);
@@ -219,7 +219,7 @@ impl Ledger {
         self.keep(Block { stream, ..block }, true);
     }
 
-    /// Every dirty block, which is nobody's until [`Self::put_back`].
+    /// Removes and returns every dirty block. Nobody may use these until [`Self::put_back`].
     pub fn take_dirty(&mut self) -> Vec<Block> {
         let dirty = self.kept.iter().filter(|(_, kept)| kept.dirty);
         let orders: Vec<u64> = dirty.map(|(order, _)| *order).collect();
@@ -230,20 +230,20 @@ impl Ledger {
             .collect()
     }
 
-    /// Keeps `blocks` again; `dirty` unless they were overwritten.
+    /// Keeps `blocks` again. They are `dirty` unless they were overwritten.
     pub fn put_back(&mut self, blocks: &[Block], dirty: bool) {
         for block in blocks {
             self.keep(*block, dirty);
         }
     }
 
-    /// So many bytes were overwritten and read again, and so many of them were not zero.
+    /// Counts bytes that were overwritten and read again, and those of them that were not zero.
     pub fn scrubbed(&mut self, bytes: u64, residue: u64) {
         add(&mut self.counts.scrubbed_bytes, bytes);
         add(&mut self.counts.residue_bytes, residue);
     }
 
-    /// The host has copied `bytes` bytes to `address`.
+    /// Counts a copy of `bytes` bytes from the host to `address`.
     pub fn wrote(&mut self, address: u64, bytes: u64) {
         add(&mut self.counts.to_device.bytes, bytes);
         add(&mut self.counts.to_device.calls, 1);
@@ -257,16 +257,16 @@ impl Ledger {
         }
     }
 
-    /// The host has copied `bytes` bytes from the device.
+    /// Counts a copy of `bytes` bytes from the device to the host.
     pub fn read(&mut self, bytes: u64) {
         add(&mut self.counts.to_host.bytes, bytes);
         add(&mut self.counts.to_host.calls, 1);
     }
 
-    /// What is in use, without what is `aside`, of which each is an address and how many bytes it has at least.
+    /// Returns all memory in use except `aside`, a list of addresses and minimum sizes.
     ///
     /// # Errors
-    /// [`Unknown`].
+    /// [`Unknown`] if an entry of `aside` is not an allocation in use of at least that size.
     pub fn contents(&self, aside: &[(u64, u64)]) -> Result<Contents, Unknown> {
         for (address, bytes) in aside {
             let known = self.live.get(address);
@@ -299,13 +299,13 @@ impl Ledger {
         Ok(contents)
     }
 
-    /// A moment, to be asked about later.
+    /// The current moment, for later questions.
     #[must_use]
     pub fn moment(&self) -> u64 {
         self.orders
     }
 
-    /// Address and bytes of what was handed out since `moment`, is in use, and was never written by the host.
+    /// Address and size of the memory that was handed out since `moment`, is in use, and was never written by the host.
     #[must_use]
     pub fn scratch_since(&self, moment: u64) -> Vec<(u64, u64)> {
         self.since(moment)
@@ -314,7 +314,7 @@ impl Ledger {
             .collect()
     }
 
-    /// Bytes that were handed out since `moment` and are in use; since the beginning with 0.
+    /// Bytes that were handed out since `moment` and are in use; 0 stands for the beginning.
     #[must_use]
     pub fn live_bytes(&self, moment: u64) -> u64 {
         self.since(moment).map(|(_, live)| live.bytes).sum()
@@ -326,7 +326,7 @@ impl Ledger {
         self.live.contains_key(&address)
     }
 
-    /// What was counted.
+    /// Everything that was counted so far.
     #[must_use]
     pub fn counts(&self) -> Counts {
         self.counts
@@ -345,7 +345,7 @@ impl Ledger {
             order: self.next(),
         };
         if self.live.insert(address, live).is_some() {
-            // It went without passing here.
+            // The earlier allocation at this address was freed without being seen here.
             self.counts.strays += 1;
         }
     }

@@ -1,4 +1,4 @@
-//! What hashing on the host costs, copying there included: what there would be without a kernel.
+//! Measures copying to the host and hashing there: the cost of hashing without a kernel.
 
 #![expect(unsafe_code, reason = "the driver's copy takes a plain address")]
 
@@ -11,30 +11,30 @@ use cudarc::driver::result;
 
 use crate::measure::Report;
 
-/// Both, one after the other.
+/// Name of the row for copying followed by hashing.
 pub const BOTH: &str = "copy to the host, hash on one core";
 
 const RUNS: usize = 3;
 
-/// Adds medians of copying the first `bytes` of `memory` to a buffer that is in memory already, of hashing them there, and
-/// of both; and says the root.
+/// Adds the medians of copying the first `bytes` of `memory` to a buffer on the host, of hashing them there, and of
+/// both. Returns the root.
 pub fn time(
     report: &mut Report,
     gpu: &Gpu,
     memory: &GpuMemory,
     bytes: u64,
 ) -> Result<blake3::Hash, Box<dyn Error>> {
-    // The copy is on another stream.
+    // The copy runs on another stream, so the work on this one must be done first.
     gpu.stream().synchronize()?;
-    // Not zero, so that every page is there before the first copy.
+    // The buffer is filled with ones, so that all its pages are mapped before the first copy.
     let mut buffer = vec![1_u8; usize::try_from(bytes)?];
     let (mut copies, mut hashes, mut both) = (Vec::new(), Vec::new(), Vec::new());
     let mut root = blake3::hash(b"");
-    // The first does not count.
+    // The first run is not counted.
     for run in 0..=RUNS {
         let begin = Instant::now();
         let source = memory.span(0..bytes)?.address();
-        // SAFETY: these are bytes of memory that is borrowed here, and nothing writes it.
+        // SAFETY: these bytes lie in memory that is borrowed here, and nothing writes them.
         unsafe { result::memcpy_dtoh_sync(&mut buffer, source) }?;
         let copied = begin.elapsed();
         root = blake3::hash(&buffer);

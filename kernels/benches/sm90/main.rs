@@ -1,9 +1,9 @@
-//! What the kernels cost on a GPU, beside what the driver's own memset and copy do, and beside hashing on the host.
+//! Measures the kernels on a GPU, beside the driver's memset and copy, and beside hashing on the host.
 //!
-//! `cargo bench -p cocoon-kernels -- [--mib N] [--json]`; COCOON_KERNELS names the folder of the cubins. Every figure is
-//! a median of calls as a user makes them, between two events on the GPU: a launcher's includes that it allocates and frees
-//! little memory, copies a table there and, except for filling, numbers back. What it is held against is one call of the
-//! driver, so that only much memory makes it a comparison of kernels.
+//! Run `cargo bench -p cocoon-kernels -- [--mib N] [--json]`; COCOON_KERNELS names the folder of the cubins. Each
+//! figure is the median of complete calls, between two events on the GPU. A launcher's call also allocates and frees a
+//! little memory, copies a table to the device and, except for filling, copies numbers back. It is compared with one
+//! call of the driver, so only large memory gives a comparison of the kernels themselves.
 
 #![expect(
     unsafe_code,
@@ -66,8 +66,8 @@ fn measured(gpu: &Gpu, asked: u64) -> Result<Report, Box<dyn Error>> {
     let ask = |attribute| context.attribute(attribute);
     let clock = ask(Attribute::CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE);
     let width = ask(Attribute::CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH);
-    // Two transfers for each tick of the clock, which is in kHz; the bus in bits. Later drivers do not tell any more: what
-    // counts is measured.
+    // The clock is in kHz and makes two transfers per tick; the bus width is in bits. Later drivers no longer report
+    // them; the goals use measured figures only.
     let nominal = match (clock, width) {
         (Ok(clock), Ok(width)) if clock > 0 && width > 0 => {
             Some(2.0 * f64::from(clock) * 1e3 * f64::from(width) / 8.0)
@@ -93,16 +93,16 @@ fn measured(gpu: &Gpu, asked: u64) -> Result<Report, Box<dyn Error>> {
         Ok(())
     })?;
     let half = usize::try_from(bytes / 2)?;
-    // Reads one half and writes the other: both count.
+    // The copy reads one half and writes the other, and both count.
     report.time(gpu, COPY, bytes, |stream| {
         // SAFETY: two halves of one allocation.
         Ok(unsafe { result::memcpy_dtod_async(address + bytes / 2, address, half, stream) }?)
     })?;
-    // Where the driver compiles nothing, the copy has to do.
+    // If the driver cannot compile PTX, counting is compared with the copy instead.
     let reading = match Reader::open(gpu) {
         Ok(reader) => {
             report.time(gpu, READ, bytes, |stream| {
-                // SAFETY: all of an allocation, which lives until the end of this function.
+                // SAFETY: the whole allocation, which lives until the end of this function.
                 unsafe { reader.start(stream, address, bytes) }
             })?;
             READ
@@ -117,7 +117,8 @@ fn measured(gpu: &Gpu, asked: u64) -> Result<Report, Box<dyn Error>> {
         assert_eq!(found, [0], "the memory was just filled with zeros");
         Ok(())
     })?;
-    // Counting looks at single bytes only where not all are zero. Behind a scrub all are: that is the row with a goal.
+    // Counting examines single bytes only if some are not zero. After a scrub all are zero, so the row over zeros has
+    // the goal.
     let dirty = memory::randomize(gpu, &mut memory)?;
     report.time(gpu, "sm90_scrub_count, random bytes", bytes, |_| {
         let found = sm90_scrub::count(gpu, &[memory.span(0..bytes)?])?;
@@ -136,7 +137,7 @@ fn measured(gpu: &Gpu, asked: u64) -> Result<Report, Box<dyn Error>> {
     let tensors: Vec<_> = (0..bytes / tensor)
         .map(|i| memory.span(i * tensor..(i + 1) * tensor))
         .collect::<Result<_, _>>()?;
-    // Whole ones alone.
+    // Only complete tensors count.
     let hashed = tensors.len() as u64 * tensor;
     report.time(gpu, "sm90_blake3, tensors of 4 MiB", hashed, |_| {
         sm90_blake3::roots(gpu, &tensors)?;
@@ -151,7 +152,7 @@ fn measured(gpu: &Gpu, asked: u64) -> Result<Report, Box<dyn Error>> {
         root.to_string(),
         "both hash the same bytes"
     );
-    // Once more, now that the clocks are what they are under load: the faster counts.
+    // Measured again, now that the clocks are those under load: the faster row is kept.
     report.time(gpu, MEMSET, bytes, memset)?;
 
     report.goals(&[

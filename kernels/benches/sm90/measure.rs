@@ -1,4 +1,4 @@
-//! Medians between events, as lines for people and as JSON.
+//! Medians between events, as text and as JSON.
 
 use std::error::Error;
 use std::fmt::Write as _;
@@ -7,18 +7,18 @@ use cocoon_kernels::gpu::Gpu;
 use cudarc::driver::sys::{CUevent_flags, CUstream};
 use serde_json::{Value, json};
 
-/// What filling is held against.
+/// Row with which filling is compared.
 pub const MEMSET: &str = "driver's memset";
-/// The driver's copy within the device, whose reads and writes both count.
+/// The driver's copy within the device; its reads and writes both count.
 pub const COPY: &str = "driver's copy";
-/// Reading alone.
+/// Row that only reads, with which counting is compared.
 pub const READ: &str = "plain read";
 
-/// Calls that are not counted, and those that are.
+/// Number of calls that are not counted, and of those that are.
 const WARM: usize = 3;
 const RUNS: usize = 15;
 
-/// Figures of one GPU.
+/// The figures of one GPU.
 pub struct Report {
     name: String,
     nominal: Option<f64>,
@@ -29,33 +29,34 @@ pub struct Report {
 struct Row {
     name: &'static str,
     bytes: u64,
-    /// The median, and the least and the most.
+    /// Median duration of a call; `least` and `most` are the shortest and the longest.
     seconds: f64,
     least: f64,
     most: f64,
     on_device: bool,
 }
 
-/// What a figure is held against.
+/// A goal for a row.
 pub enum Goal {
     Ratio(&'static str, &'static str, f64),
     BytesPerSecond(&'static str, f64),
 }
 
 impl Goal {
-    /// The speed of one row is at least `times` that of another.
+    /// The speed of one row must be at least `times` that of another.
     pub fn ratio(row: &'static str, other: &'static str, times: f64) -> Self {
         Self::Ratio(row, other, times)
     }
 
-    /// The speed of a row.
+    /// The speed of a row must be at least `speed`, in bytes per second.
     pub fn bytes_per_second(row: &'static str, speed: f64) -> Self {
         Self::BytesPerSecond(row, speed)
     }
 }
 
 impl Report {
-    /// Of the card with this name and nominal bandwidth in bytes a second, where the driver tells it.
+    /// Creates a report for the GPU of this name; `nominal` is its bandwidth in bytes per second, if the driver reports
+    /// it.
     pub fn new(name: String, nominal: Option<f64>) -> Self {
         Self {
             name,
@@ -65,8 +66,9 @@ impl Report {
         }
     }
 
-    /// Adds the median of calls that move `bytes` on the device, from when the device comes to what the call starts first
-    /// until it is done with the last, with whatever the host does in between. Of two rows of one name the faster stays.
+    /// Adds the median duration of calls that move `bytes` on the device. A call is measured from the start of its
+    /// first operation on the device to the end of its last, with everything that the host does in between. If the
+    /// report already has the row, the faster one is kept.
     pub fn time(
         &mut self,
         gpu: &Gpu,
@@ -100,12 +102,12 @@ impl Report {
         Ok(())
     }
 
-    /// Adds what the host took, each time.
+    /// Adds durations that were measured on the host.
     pub fn host(&mut self, name: &'static str, bytes: u64, seconds: Vec<f64>) {
         self.rows.push(Row::new(name, bytes, seconds, false));
     }
 
-    /// Holds rows against goals: what was reached, and what was wanted.
+    /// Compares rows with their goals.
     pub fn goals(&mut self, goals: &[Goal]) {
         for goal in goals {
             self.goals.push(match goal {
@@ -120,7 +122,7 @@ impl Report {
         }
     }
 
-    /// One line for each row: microseconds, gigabytes a second, and how much of the measured peak that is.
+    /// Renders one line for each row: microseconds, gigabytes per second, and per cent of the measured peak.
     pub fn text(&self) -> String {
         let nominal = self.nominal.map_or_else(String::new, |nominal| {
             format!(", nominal {:.0} GB/s", nominal / 1e9)
@@ -149,7 +151,7 @@ impl Report {
         text
     }
 
-    /// The same for programs.
+    /// Renders the report as JSON.
     pub fn json(&self) -> Value {
         let rows: Vec<Value> = self
             .rows
@@ -172,8 +174,8 @@ impl Report {
                "peak_gb_per_s": self.peak() / 1e9, "rows": rows, "goals": goals})
     }
 
-    /// The fastest that the driver's own operations and reading alone are. What was not measured is no number and counts
-    /// for nothing.
+    /// The highest speed of the driver's operations and of plain reading. A row that was not measured is NaN, which
+    /// `max` ignores.
     fn peak(&self) -> f64 {
         self.speed(MEMSET)
             .max(self.speed(COPY))
@@ -187,7 +189,7 @@ impl Report {
 }
 
 impl Row {
-    /// At least one time is there.
+    /// Creates a row; `seconds` must not be empty.
     fn new(name: &'static str, bytes: u64, mut seconds: Vec<f64>, on_device: bool) -> Self {
         seconds.sort_by(f64::total_cmp);
         Self {
@@ -201,7 +203,7 @@ impl Row {
     }
 
     fn speed(&self) -> f64 {
-        // No number of bytes here comes near to what a double cannot hold.
+        // The numbers of bytes here are far below what a double represents exactly.
         #[expect(clippy::cast_precision_loss, reason = "below 2^53")]
         let bytes = self.bytes as f64;
         bytes / self.seconds

@@ -1,4 +1,4 @@
-//! The memory that is measured: how much there is, that the driver holds on to it, and what is put into it.
+//! Prepares the memory that is measured: its size, the driver's pool, and its content.
 
 #![expect(
     unsafe_code,
@@ -15,12 +15,12 @@ use cudarc::driver::result;
 use cudarc::driver::sys::{CUmemPool_attribute as Attribute, CUstream};
 
 const MIB: u64 = 1 << 20;
-/// Random bytes that are made on the host, and then lie behind each other.
+/// Random bytes that are made on the host and repeated on the device.
 const PATTERN: u64 = 256 * MIB;
-/// Clocks of a GPU that did nothing are low.
+/// How long to warm up: the clocks of an idle GPU are low.
 const WARM: Duration = Duration::from_millis(500);
 
-/// As many bytes as were asked for, or what there is but for an eighth, where that is less.
+/// Returns `asked`, or seven eighths of the free memory if that is less.
 pub fn room(gpu: &Gpu, asked: u64) -> Result<u64, Box<dyn Error>> {
     let (free, _) = gpu.stream().context().mem_get_info()?;
     let most = (free as u64 / 8 * 7 / MIB).max(1) * MIB;
@@ -35,13 +35,13 @@ pub fn room(gpu: &Gpu, asked: u64) -> Result<u64, Box<dyn Error>> {
     Ok(asked.min(most))
 }
 
-/// Has the driver's pool keep what is given back, as the engine keeps it: else it is unmapped whenever somebody waits, and
-/// mapped again for the next call.
+/// Makes the driver's pool keep freed memory, as the engine does. Otherwise every synchronisation unmaps it, and the
+/// next call maps it again.
 pub fn keep_what_is_freed(gpu: &Gpu) -> Result<(), Box<dyn Error>> {
     let context = gpu.stream().context();
     context.bind_to_thread()?;
     let mut most = u64::MAX;
-    // SAFETY: the context's own device.
+    // SAFETY: this is the context's own device.
     let pool = unsafe { result::device::get_default_mem_pool(context.cu_device()) }?;
     let attribute = Attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
     // SAFETY: this attribute of the pool is a number of 64 bits.
@@ -49,7 +49,7 @@ pub fn keep_what_is_freed(gpu: &Gpu) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Calls again and again, for half a second.
+/// Repeats the call for half a second.
 pub fn warm(
     gpu: &Gpu,
     call: impl Fn(CUstream) -> Result<(), Box<dyn Error>>,
@@ -62,7 +62,7 @@ pub fn warm(
     Ok(())
 }
 
-/// Fills memory with pseudo-random bytes, the same ones every 256 MiB; says how many of all are not zero.
+/// Fills memory with pseudo-random bytes, repeated every 256 MiB; returns how many of all are not zero.
 pub fn randomize(gpu: &Gpu, memory: &mut GpuMemory) -> Result<u64, Box<dyn Error>> {
     let bytes = memory.bytes();
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
@@ -72,7 +72,7 @@ pub fn randomize(gpu: &Gpu, memory: &mut GpuMemory) -> Result<u64, Box<dyn Error
         state ^= state << 17;
         state.to_le_bytes()
     };
-    // Whole words: the last may reach beyond what is copied.
+    // The pattern has whole words, so its last word may extend beyond what is copied.
     let words = bytes.min(PATTERN).div_ceil(8);
     let pattern: Vec<u8> = (0..words).flat_map(|_| next()).collect();
     let source = gpu.upload(&pattern)?;
@@ -82,7 +82,8 @@ pub fn randomize(gpu: &Gpu, memory: &mut GpuMemory) -> Result<u64, Box<dyn Error
     while done < bytes {
         let part = usize::try_from((bytes - done).min(pattern.len() as u64))?;
         let (to, from) = (memory.address() + done, source.address());
-        // SAFETY: within memory that is this function's alone, and within its source, which is freed behind it.
+        // SAFETY: within memory that this function borrows exclusively, and within its source, which is freed after the
+        // copy.
         unsafe { result::memcpy_dtod_async(to, from, part, gpu.stream().cu_stream()) }?;
         dirty += match part == pattern.len() {
             true => whole,

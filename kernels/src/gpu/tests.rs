@@ -1,5 +1,5 @@
-//! The binding to the driver, over a stand-in for it (`tests/emulator/driver.cc`): what is started, in which order, with
-//! which arguments, on memory that is not freed too early.
+//! Tests of the binding to the driver, over a stand-in (`tests/emulator/driver.cc`): the order of operations, the
+//! arguments of kernels, and that memory is not freed too early.
 
 use std::process::Command;
 
@@ -12,7 +12,7 @@ mod stand_in;
 
 #[test]
 fn without_a_driver_it_says_so() {
-    // SAFETY: looks for the driver's library.
+    // SAFETY: this loads the driver's library, if there is one.
     if unsafe { sys::is_culib_present() } {
         return;
     }
@@ -40,7 +40,7 @@ fn over_an_emulated_driver() {
         ("gpu::tests::another_generation_is_refused", "10"),
         ("interposed::tests::passing_by::is_noticed", "9"),
     ] {
-        // A process of its own: whether there is a driver is found out once.
+        // Each test has its own process, because the driver is looked up once per process.
         let output = Command::new(std::env::current_exe().unwrap())
             .args([test, "--exact", "--ignored"])
             .env("LD_LIBRARY_PATH", folder.path())
@@ -60,15 +60,15 @@ fn another_generation_is_refused() {
     );
 }
 
-/// What the driver was told of a kernel's shared memory, in per cent; -1 where nothing.
+/// Shared-memory carveout that was set for a kernel, in per cent; -1 if none was set.
 fn carveout(kernel: &Kernel) -> i32 {
-    // SAFETY: the stand-in, which is loaded already and whose initialisers do nothing.
+    // SAFETY: the stand-in is loaded already, and its initialisers do nothing.
     let library = unsafe { libloading::Library::new("libcuda.so.1") }.unwrap();
     let name = CString::new(kernel.name).unwrap();
     type Function = unsafe extern "C" fn(*const std::ffi::c_char) -> i32;
     // SAFETY: the stand-in's function of this name has this signature.
     let carveout = unsafe { library.get::<Function>(b"emulated_carveout\0") }.unwrap();
-    // SAFETY: a string that ends with 0.
+    // SAFETY: the string ends with 0.
     unsafe { carveout(name.as_ptr()) }
 }
 
@@ -83,7 +83,7 @@ fn works() {
 
     let gpu = Gpu::open(0, &cubins(CUBIN)).unwrap();
     assert_eq!(gpu.resident(&sm90_scrub::FILL), 16);
-    // Six blocks of 37 KiB are beside each other only where nearly all of the memory is theirs to share.
+    // Six blocks of 37 KiB fit a multiprocessor only if nearly all of its memory is shared memory.
     let carveouts = [&sm90_blake3::LEAVES, &sm90_blake3::JOIN, &sm90_scrub::FILL].map(carveout);
     assert_eq!(carveouts, [100, -1, -1]);
     let bytes: Vec<u8> = (0..200_003_u32)

@@ -1,4 +1,5 @@
-//! How memory goes back to the driver: overwritten first, on whatever thread, and not forgotten where the driver refuses.
+//! Returns memory to the driver. It is overwritten first, on any thread, and stays in the table if the driver refuses
+//! it.
 
 use std::ffi::c_int;
 use std::sync::LazyLock;
@@ -8,8 +9,7 @@ use cudarc::driver::{DriverError, result, sys};
 use super::{OUT_OF_MEMORY, SUCCESS, hand_on, ledger};
 use crate::ledger::Retired;
 
-/// What `allocate` comes to. Where memory is short, everything that is kept goes back to the driver, and it is called once
-/// more.
+/// Runs `allocate`. If memory is short, returns all kept memory to the driver and runs `allocate` once more.
 pub(super) fn or_give_back(mut allocate: impl FnMut() -> c_int) -> c_int {
     let outcome = allocate();
     if outcome != OUT_OF_MEMORY {
@@ -22,19 +22,19 @@ pub(super) fn or_give_back(mut allocate: impl FnMut() -> c_int) -> c_int {
     }
 }
 
-/// What was freed is there for everybody. The driver's pool gives it up only when somebody waits for the GPU, and then no more
-/// than it is told to.
+/// Makes freed memory available to every allocating call. The driver's pool releases memory only after a
+/// synchronisation, and only as much as it is told to.
 fn settle() -> Result<(), DriverError> {
     result::ctx::synchronize()?;
     let device = result::device::get(0)?;
-    // SAFETY: the driver has named the device.
+    // SAFETY: the driver has returned this device.
     let pool = unsafe { result::device::get_default_mem_pool(device) }?;
-    // SAFETY: the driver's own pool, which lives as long as the device.
+    // SAFETY: this is the driver's own pool, which lives as long as the device.
     unsafe { result::mem_pool::trim_to(pool, 0) }
 }
 
-/// Overwrites what is dirty and frees it. What cannot be overwritten is not freed, and what is not freed is kept for the
-/// next scrub. The first error counts.
+/// Overwrites dirty blocks and frees all. A block that cannot be overwritten is not freed, and a block that is not
+/// freed is kept for the next scrub. Returns the first error.
 pub(super) fn free(retired: &[Retired]) -> c_int {
     let mut first = SUCCESS;
     for Retired { block, dirty } in retired {
@@ -48,7 +48,7 @@ pub(super) fn free(retired: &[Retired]) -> c_int {
                 Some(stream) => {
                     hand_on!(cuMemFreeAsync(block.address, stream) as (u64, sys::CUstream))
                 }
-                // Of any kind.
+                // `cuMemFree` frees memory of any kind.
                 None => hand_on!(cuMemFree_v2(block.address) as (u64)),
             };
         }
@@ -62,27 +62,28 @@ pub(super) fn free(retired: &[Retired]) -> c_int {
     first
 }
 
-/// Behind everything that `stream` was given to do. Without one it is done when this returns, for what frees memory without
-/// a stream waits for nothing where the memory is a pool's.
+/// Overwrites memory with zeros, after everything queued on `stream`. Without a stream, waits until that is done,
+/// because the calls that free memory without a stream do not wait if the memory belongs to a pool.
 fn overwrite(address: u64, bytes: u64, stream: Option<sys::CUstream>) -> c_int {
     let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
     let on = stream.unwrap_or(std::ptr::null_mut());
     let mut outcome = bound();
     if outcome == SUCCESS {
-        // SAFETY: the table has these bytes as one allocation's, which is being freed.
+        // SAFETY: the table lists these bytes as one allocation, which is being freed.
         outcome = unsafe { sys::cuMemsetD8Async(address, 0, bytes, on) as c_int };
     }
     if outcome == SUCCESS && stream.is_none() {
-        // SAFETY: the default stream, which lives as long as the context.
+        // SAFETY: this is the default stream, which lives as long as the context.
         outcome = unsafe { sys::cuStreamSynchronize(on) as c_int };
     }
     outcome
 }
 
-/// Makes the GPU's primary context current where none is, as on a thread that has done nothing but drop a tensor: neither
-/// cudarc nor the runtime library does it before a free.
+/// Makes the GPU's primary context current on a thread that has none, such as a thread that has only dropped a tensor.
+/// Neither cudarc nor the runtime library does so before a free.
 fn bound() -> c_int {
-    /// Address of the context, which stays: the engine has one GPU, and every part of it uses its primary context.
+    /// Address of the primary context, which is never released: the engine has one GPU, and all its parts use this
+    /// context.
     static PRIMARY: LazyLock<Result<usize, c_int>> = LazyLock::new(|| {
         let (mut device, mut context) = (0, std::ptr::null_mut());
         // SAFETY: the result is written to a variable of the right type.
@@ -100,7 +101,7 @@ fn bound() -> c_int {
     // SAFETY: the result is written to a variable of the right type.
     match unsafe { sys::cuCtxGetCurrent(&raw mut current) as c_int } {
         SUCCESS if current.is_null() => match *PRIMARY {
-            // SAFETY: retained above, and never released.
+            // SAFETY: the context was retained above and is never released.
             Ok(context) => unsafe {
                 sys::cuCtxSetCurrent(std::ptr::with_exposed_provenance_mut(context)) as c_int
             },
@@ -114,8 +115,8 @@ fn handle(stream: u64) -> sys::CUstream {
     std::ptr::without_provenance_mut(usize::try_from(stream).unwrap_or_default())
 }
 
-/// Takes memory of no stream from the table, overwrites it behind what `stream` was given to do, and hands it on to `give`.
-/// What the library does not take is kept for the next scrub.
+/// Frees memory that is not kept: removes it from the table, overwrites it after everything queued on `stream`, and
+/// calls `give`. If the library refuses it, it is kept for the next scrub.
 pub(super) fn leave(
     address: u64,
     stream: Option<sys::CUstream>,
@@ -133,7 +134,7 @@ pub(super) fn leave(
     let before = free(&others);
     let own = own.first().map(|retired| retired.block);
     if known && own.is_none() {
-        // Given back before, and kept.
+        // The memory was given back before and is kept, so there is nothing to free.
         return before;
     }
     let mut outcome = own.map_or(SUCCESS, |own| overwrite(own.address, own.bytes, stream));

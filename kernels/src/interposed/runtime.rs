@@ -1,5 +1,5 @@
-//! The runtime library's calls that mistral.rs's own CUDA sources make: they are compiled into the engine, with one default
-//! stream for each thread, which the names' endings say (`_ptsz`, `_ptds`).
+//! Defines the runtime library's calls that mistral.rs's CUDA sources make. These are compiled into the engine with one
+//! default stream per thread, as the suffixes `_ptsz` and `_ptds` say.
 
 use std::ffi::{c_int, c_void};
 
@@ -7,16 +7,16 @@ use cudarc::driver::sys;
 
 use super::{enter, hand_on, leave, ledger, or_give_back};
 
-/// `CU_STREAM_PER_THREAD`: what no stream means in these calls.
+/// `CU_STREAM_PER_THREAD`, which a null stream stands for in these calls.
 const PER_THREAD: usize = 2;
 
-/// `cudaMemcpyKind`.
+/// Values of `cudaMemcpyKind`.
 mod kind {
     use super::c_int;
 
     pub const HOST_TO_DEVICE: c_int = 1;
     pub const DEVICE_TO_HOST: c_int = 2;
-    /// The library finds the direction out.
+    /// The library derives the direction from the addresses.
     pub const DEFAULT: c_int = 4;
 }
 
@@ -27,8 +27,8 @@ fn of_thread(stream: sys::CUstream) -> sys::CUstream {
     }
 }
 
-/// As [`or_give_back`]. The library remembers an error until somebody asks, as kernels' launches do: one that is made good is
-/// forgotten.
+/// Runs [`or_give_back`], and clears the library's last error before the repeated call. Otherwise a later check, such
+/// as that after a kernel launch, would report an error that no longer matters.
 fn allocate(call: impl Fn() -> c_int) -> c_int {
     let mut again = false;
     or_give_back(|| {
@@ -41,7 +41,7 @@ fn allocate(call: impl Fn() -> c_int) -> c_int {
 
 fn count(to: *const c_void, bytes: usize, kind: c_int) {
     let (bytes, to) = (bytes as u64, to.addr() as u64);
-    // Rather twice than not at all.
+    // A copy of unknown direction is counted twice rather than not at all.
     if matches!(kind, kind::HOST_TO_DEVICE | kind::DEFAULT) {
         ledger().wrote(to, bytes);
     }
@@ -62,7 +62,7 @@ unsafe extern "C" fn cudaMallocAsync_ptsz(
     let outcome = allocate(|| {
         hand_on!(cudaMallocAsync_ptsz(address, bytes, stream) as (*mut u64, usize, Stream))
     });
-    // SAFETY: the caller's place for the result.
+    // SAFETY: `address` is the caller's place for the result.
     unsafe { enter(outcome, address, bytes as u64, bytes as u64) }
 }
 
@@ -71,7 +71,7 @@ unsafe extern "C" fn cudaMallocAsync_ptsz(
 #[unsafe(no_mangle)]
 unsafe extern "C" fn cudaMalloc(address: *mut u64, bytes: usize) -> c_int {
     let outcome = allocate(|| hand_on!(cudaMalloc(address, bytes) as (*mut u64, usize)));
-    // SAFETY: the caller's place for the result.
+    // SAFETY: `address` is the caller's place for the result.
     unsafe { enter(outcome, address, bytes as u64, bytes as u64) }
 }
 

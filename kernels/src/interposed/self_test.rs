@@ -1,4 +1,4 @@
-//! Whether the calls really pass here: found out before anything secret is on the GPU.
+//! Tests, before any secret data is on the GPU, that the interposed calls really arrive in this program.
 
 use cudarc::driver::{CudaSlice, DevicePtr as _, DriverError};
 
@@ -8,44 +8,44 @@ use crate::gpu::{Gpu, GpuError};
 use crate::ledger::{Counts, Part, Unknown};
 use crate::sm90_scrub::{self, ScrubError};
 
-/// Bytes that are written, odd on purpose.
+/// Number of bytes written; odd, so that the last word is incomplete.
 const BYTES: usize = 200_003;
 
-/// Why nothing may be served.
+/// Why the program must not serve.
 #[derive(Debug, thiserror::Error)]
 pub enum SelfTestError {
-    /// A call did not pass the table, or was not counted as it was made.
+    /// A call did not arrive in the table, or was not counted as it was made.
     #[error(
         "the GPU's memory is not watched: {what}; this program is linked so that calls of the driver pass by it"
     )]
     Unseen {
-        /// Which.
+        /// What was not seen.
         what: &'static str,
     },
-    /// The kernels do not see what is there.
+    /// The kernels do not find the bytes that are in memory.
     #[error(
         "{found} bytes of a pattern of {BYTES} were counted in memory that was given back: what a scrub reports would mean nothing"
     )]
     Blind {
-        /// How many were counted.
+        /// Number of bytes that were counted.
         found: u64,
     },
-    /// Something was left after a scrub.
+    /// A scrub has left bytes that are not zero.
     #[error("a scrub has left {bytes} bytes that are not zero")]
     Residue {
-        /// How many.
+        /// Number of bytes that are not zero.
         bytes: u64,
     },
-    /// The driver refused.
+    /// A call of the driver failed.
     #[error("the driver fails the self-test of the GPU's memory")]
     Driver(#[from] DriverError),
-    /// The GPU.
+    /// The GPU cannot be used.
     #[error("the GPU fails the self-test of its memory")]
     Gpu(#[from] GpuError),
-    /// The table.
+    /// The table does not list the memory as expected.
     #[error("the table fails the self-test of the GPU's memory")]
     Unknown(#[from] Unknown),
-    /// The kernels.
+    /// The kernels failed.
     #[error("the kernels fail the self-test of the GPU's memory")]
     Scrub(#[from] ScrubError),
 }
@@ -56,13 +56,14 @@ impl From<DeviceError> for SelfTestError {
     }
 }
 
-/// Allocates, writes, reads, frees, scrubs and allocates again on the GPU's stream, and compares each step with the table.
+/// Allocates, writes, reads, frees, scrubs and allocates again on the GPU's stream, and compares each step with the
+/// table.
 ///
 /// # Errors
-/// [`SelfTestError`]: nothing may be served then.
+/// [`SelfTestError`] at the first step that does not agree. The program must not serve then.
 pub fn self_test(gpu: &Gpu) -> Result<(), SelfTestError> {
     let stream = gpu.stream();
-    // No byte of it is zero, so that the kernel must count all of them.
+    // No byte is zero, so the kernel must count all of them.
     let pattern: Vec<u8> = (0..BYTES)
         .map(|i| u8::try_from(i % 255 + 1).unwrap_or(1))
         .collect();
@@ -70,7 +71,7 @@ pub fn self_test(gpu: &Gpu) -> Result<(), SelfTestError> {
     let memory = stream.clone_htod(&pattern)?;
     let address = address(&memory, gpu);
     let entered = counts();
-    // All that was asked for was written, and so nothing of it is left to be derived.
+    // All bytes that were asked for were written, so none of them may be listed as derived.
     let contents = contents(&[])?;
     let written = Part {
         address,
@@ -102,7 +103,7 @@ pub fn self_test(gpu: &Gpu) -> Result<(), SelfTestError> {
         counts().releases == before.releases + 1 && !ledger().is_live(address),
         "memory that is given back stays in the table",
     )?;
-    // SAFETY: the table keeps what was given back, and nobody asks for memory meanwhile but this thread, for other sizes.
+    // SAFETY: the table keeps the freed memory. Meanwhile only this thread allocates, and only other sizes.
     let left = unsafe { gpu.span(address, BYTES as u64) }?;
     let found = sm90_scrub::count(gpu, &[left])?.into_iter().sum();
     if found != BYTES as u64 {
@@ -112,7 +113,7 @@ pub fn self_test(gpu: &Gpu) -> Result<(), SelfTestError> {
     let scrubbed = unsafe { scrub(gpu, &[]) }?;
     residue(scrubbed.residue)?;
 
-    // SAFETY: read below as bytes, of which every value is one, after the scrub that wrote them.
+    // SAFETY: the scrub has written this memory, and every value of a byte is valid.
     let again: CudaSlice<u8> = unsafe { stream.alloc(BYTES) }?;
     must(
         self::address(&again, gpu) == address,
@@ -131,7 +132,7 @@ fn address(memory: &CudaSlice<u8>, gpu: &Gpu) -> u64 {
     memory.device_ptr(gpu.stream()).0
 }
 
-/// Bytes and copies to the device, then from it.
+/// Returns bytes and number of copies to the device, then from it.
 fn crossed(before: &Counts, after: &Counts) -> (u64, u64, u64, u64) {
     (
         after.to_device.bytes - before.to_device.bytes,

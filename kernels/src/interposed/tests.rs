@@ -1,6 +1,7 @@
-//! The interposed calls over a stand-in for the driver (`tests/emulator/driver.cc`): in a program that is linked to it, as
-//! the engine is, and in one that opens it, in which calls pass by. Each test is a process of its own, for the table is the
-//! process's. Those that need nothing of the stand-in are for a GPU too, where `kernels/on-gpu` runs them.
+//! Tests of the interposed calls, over a stand-in for the driver (`tests/emulator/driver.cc`): in a program that is
+//! linked to it, as the engine is, and in one that opens it, whose calls bypass the table. Each test has its own
+//! process, because the table belongs to the process. `kernels/on-gpu` also runs the tests that do not need the
+//! stand-in on a GPU.
 
 use std::sync::Arc;
 
@@ -10,7 +11,8 @@ use super::*;
 use crate::cubins::Cubins;
 use crate::cubins::tests::{CUBIN, cubins};
 
-/// The GPU on the stream that candle uses. A real one takes none but real machine code, in the folder that is named so.
+/// Opens the GPU on the default stream, which candle uses. A real driver loads only real machine code, so
+/// COCOON_KERNELS then names the folder of the cubins.
 fn gpu() -> (Gpu, Arc<CudaStream>) {
     let stream = CudaContext::new(0).unwrap().default_stream();
     let cubins = match std::env::var_os("COCOON_KERNELS") {
@@ -45,13 +47,13 @@ mod linked {
     use crate::ledger::Part;
     use crate::sm90_blake3;
 
-    /// A function of the stand-in, for tests, which NVIDIA's driver does not have.
+    /// Returns a function of the stand-in; `None` over a driver that lacks it.
     fn of_stand_in(name: &CStr) -> Option<*const ()> {
         let address = next_in_line(name);
         (address != 0).then(|| std::ptr::with_exposed_provenance(address))
     }
 
-    /// Fails where an allocation was not all zero when the driver got it back. NVIDIA's driver does not say.
+    /// Fails if the driver got an allocation back that was not all zero. NVIDIA's driver does not report that.
     fn nothing_was_freed_with_contents() {
         let Some(address) = of_stand_in(c"emulated_freed_with_contents") else {
             println!("not checked: what is in memory when this driver gets it back");
@@ -60,20 +62,20 @@ mod linked {
         // SAFETY: the stand-in's function of this name has this signature.
         let count =
             unsafe { std::mem::transmute::<*const (), unsafe extern "C" fn() -> u64>(address) };
-        // SAFETY: it only waits and counts.
+        // SAFETY: the function only waits and counts.
         assert_eq!(unsafe { count() }, 0);
     }
 
-    /// Whether the stand-in refuses to fill memory from now on.
+    /// Sets whether the stand-in refuses to fill memory from now on.
     fn refuses(refuses: bool) {
         let address = of_stand_in(c"emulated_refuses").expect("the stand-in");
         // SAFETY: the stand-in's function of this name has this signature.
         let set = unsafe { std::mem::transmute::<*const (), unsafe extern "C" fn(bool)>(address) };
-        // SAFETY: it only sets a variable.
+        // SAFETY: the function only sets a variable.
         unsafe { set(refuses) };
     }
 
-    /// What it holds, once it holds that: the stand-in copies when somebody waits.
+    /// Reads the content of `memory`. The stand-in copies only when it is waited for.
     fn read(memory: &CudaSlice<u8>, stream: &Arc<CudaStream>) -> Vec<u8> {
         let bytes = stream.clone_dtoh(memory).unwrap();
         stream.synchronize().unwrap();
@@ -90,7 +92,7 @@ mod linked {
         let (gpu, stream) = gpu();
         self_test(&gpu).unwrap();
         let before = counts();
-        // The pattern, and what counting it took: a table and numbers.
+        // The pattern, and the memory used for counting it: a table and numbers.
         assert_eq!(
             (before.scrubbed_bytes, before.residue_bytes),
             (200_192 + 2 * 512, 0)
@@ -98,7 +100,7 @@ mod linked {
 
         let weights = stream.clone_htod(&[7; 100_000]).unwrap();
         let pool = stream.clone_htod(&[9; 5_000]).unwrap();
-        // What the library makes of weights on the GPU, as of an embedding; never written by the host.
+        // Data that the library derives from weights on the GPU, such as an embedding; the host never writes it.
         let made = stream.clone_dtod(&weights).unwrap();
         let expected = [&weights, &pool, &made].map(|memory| address(memory, &stream));
         let part = |(address, bytes)| Part { address, bytes };
@@ -119,7 +121,7 @@ mod linked {
         for length in 1..100 {
             drop(stream.clone_htod(&vec![1_u8; length * 37]).unwrap());
         }
-        // SAFETY: the pool is used by nobody until the scrub is done.
+        // SAFETY: nobody uses the pool until the scrub is done.
         let scrubbed = unsafe { scrub(&gpu, &[address(&pool, &stream)]) }.unwrap();
         assert!(
             scrubbed.bytes > 5_000 && scrubbed.residue == 0,
@@ -138,7 +140,7 @@ mod linked {
         let after = counts();
         assert_eq!(after.scrubbed_bytes - before.scrubbed_bytes, scrubbed.bytes);
         assert_eq!((after.residue_bytes, after.strays), (0, 0));
-        // A second scrub has only what the first one left of its own: its table and its numbers.
+        // A second scrub covers only the memory of the first one itself: its table and its numbers.
         // SAFETY: there is no pool.
         let again = unsafe { scrub(&gpu, &[]) }.unwrap();
         assert!(again.bytes < scrubbed.bytes / 2, "{again:?}");
@@ -148,7 +150,8 @@ mod linked {
         }
     }
 
-    /// More than is kept, at once, so that some of it is overwritten and freed: too slow for the stand-in.
+    /// Gives back more than is kept at once, so that some of it is overwritten and freed. This is too slow for the
+    /// stand-in.
     fn more_than_is_kept(gpu: &Gpu, stream: &Arc<CudaStream>) {
         const PIECE: u64 = 256 << 20;
         let piece = vec![9_u8; usize::try_from(PIECE).unwrap()];
@@ -173,18 +176,18 @@ mod linked {
     fn where_memory_is_short_it_goes_back_to_the_driver_overwritten() {
         let (gpu, stream) = gpu();
         self_test(&gpu).unwrap();
-        // 1 MB in all, as `tests/linked.rs` says.
+        // The stand-in has 1 MB in all (`tests/linked.rs`).
         for length in [400_000, 500_000, 600_000] {
             let memory = stream.clone_htod(&vec![3_u8; length]).unwrap();
             assert_eq!(read(&memory, &stream), vec![3; length]);
         }
-        // SAFETY: never written to, nor read.
+        // SAFETY: the memory is never written or read.
         let too_much = unsafe { stream.alloc::<u8>(1_000_001) };
         assert_eq!(
             too_much.unwrap_err().0,
             sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY
         );
-        // SAFETY: written at once, below; without a stream.
+        // SAFETY: the memory, which belongs to no stream, is written at once, below.
         let plain = unsafe { cudarc::driver::result::malloc_sync(1_000) }.unwrap();
         // SAFETY: as many bytes as were allocated.
         unsafe { cudarc::driver::result::memcpy_htod_sync(plain, &[5_u8; 1_000]) }.unwrap();
@@ -194,7 +197,7 @@ mod linked {
         }));
         // SAFETY: allocated above, and used by nobody.
         unsafe { cudarc::driver::result::free_sync(plain) }.unwrap();
-        // A stream may end, so that nothing is kept for it; and this thread has no context.
+        // A stream may end, so nothing is kept for it. The new thread has no current context.
         let other = stream.context().new_stream().unwrap();
         let memory = other.clone_htod(&[8; 3_000]).unwrap().leak();
         let handle = other.cu_stream().expose_provenance();
@@ -213,18 +216,18 @@ mod linked {
     }
 
     unsafe extern "C" {
-        // This program's own, before those of the runtime library.
+        // Resolved to the definitions in this program, which precede those of the runtime library.
         fn cudaMalloc(address: *mut u64, bytes: usize) -> c_int;
         fn cudaMallocAsync_ptsz(address: *mut u64, bytes: usize, stream: sys::CUstream) -> c_int;
     }
 
-    /// The runtime library's last error, which the stand-in remembers, too.
+    /// The runtime library's last error, which the stand-in imitates.
     fn last_error() -> c_int {
         let address = of_stand_in(c"cudaGetLastError").expect("the stand-in");
         // SAFETY: the stand-in's function of this name has this signature.
         let last =
             unsafe { std::mem::transmute::<*const (), unsafe extern "C" fn() -> c_int>(address) };
-        // SAFETY: it only reads and sets a variable.
+        // SAFETY: the function only reads and sets a variable.
         unsafe { last() }
     }
 
@@ -235,7 +238,7 @@ mod linked {
         self_test(&gpu).unwrap();
         let pool = {
             let device = cudarc::driver::result::device::get(0).unwrap();
-            // SAFETY: the driver has named the device.
+            // SAFETY: the driver has returned this device.
             unsafe { cudarc::driver::result::device::get_default_mem_pool(device) }.unwrap()
         };
         const BYTES: usize = 700_000;
@@ -254,13 +257,14 @@ mod linked {
             &|place| unsafe { cudaMalloc(place, BYTES) },
         ];
         for (call, allocate) in calls.iter().enumerate() {
-            // 1 MB in all, as `tests/linked.rs` says: nobody has waited for the GPU when it is asked for.
+            // The stand-in has 1 MB in all (`tests/linked.rs`), and nothing has waited for the GPU when more is asked
+            // for.
             drop(stream.clone_htod(&vec![3_u8; 600_000]).unwrap());
             let mut address = 0;
             assert_eq!(allocate(&raw mut address), SUCCESS, "call {call}");
             assert!(ledger().is_live(address));
             assert_eq!(last_error(), SUCCESS, "call {call}");
-            // Of whatever kind it is, it is overwritten when it goes.
+            // Memory of any kind is overwritten before it is freed.
             // SAFETY: as many bytes as were allocated; used by nobody else.
             unsafe { cudarc::driver::result::memcpy_htod_async(address, &[5_u8; BYTES], on) }
                 .unwrap();
@@ -295,16 +299,16 @@ mod linked {
     fn what_cannot_be_overwritten_is_there_for_the_next_scrub_and_is_told() {
         let (gpu, stream) = gpu();
         self_test(&gpu).unwrap();
-        // 1 MB in all, as `tests/linked.rs` says.
+        // The stand-in has 1 MB in all (`tests/linked.rs`).
         drop(stream.clone_htod(&vec![3_u8; 400_000]).unwrap());
-        // SAFETY: written at once, below; without a stream.
+        // SAFETY: the memory, which belongs to no stream, is written at once, below.
         let plain = unsafe { cudarc::driver::result::malloc_sync(1_000) }.unwrap();
         // SAFETY: as many bytes as were allocated.
         unsafe { cudarc::driver::result::memcpy_htod_sync(plain, &[5_u8; 1_000]) }.unwrap();
         stream.synchronize().unwrap();
 
         refuses(true);
-        // SAFETY: never written to, nor read.
+        // SAFETY: the memory is never written or read.
         let short = unsafe { stream.alloc::<u8>(700_000) };
         assert_eq!(
             short.unwrap_err().0,
@@ -327,8 +331,8 @@ mod linked {
             scrubbed.bytes > 401_000 && scrubbed.residue == 0,
             "{scrubbed:?}"
         );
-        // All of it goes back for this, with nothing in it.
-        // SAFETY: never written to, nor read.
+        // This allocation needs all memory back, which must be overwritten by now.
+        // SAFETY: the memory is never written or read.
         drop(unsafe { stream.alloc::<u8>(990_000) }.unwrap());
         nothing_was_freed_with_contents();
     }
@@ -340,7 +344,7 @@ mod linked {
         let SelfTestError::Residue { bytes } = error else {
             panic!("{error}");
         };
-        // The pattern, and garbage up to the end of its allocation and in the scrub's own.
+        // The pattern, and garbage after it in its allocation and in the memory of the scrub itself.
         assert!((200_192..201_216).contains(&bytes), "{bytes}");
         assert_eq!(counts().residue_bytes, bytes);
         assert_eq!(

@@ -1,4 +1,4 @@
-//! The table against a model that knows what every byte of memory holds.
+//! Tests of the table, also against a model that knows the content of all memory.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use super::*;
 
 /// One of the default stream's handles.
 const STREAM: u64 = 0;
-/// A stream that somebody has made.
+/// A stream other than the default stream.
 const OTHER: u64 = 7;
 
 fn ledger() -> Ledger {
@@ -32,7 +32,7 @@ fn memory_is_handed_out_again_to_whoever_wants_as_much_on_the_same_stream() {
     }
     assert_eq!(ledger.reuse(1024, STREAM), None);
     assert_eq!(ledger.reuse(512, 1), None);
-    // The last first: that is what caches still hold.
+    // The block given back last comes first, because caches still hold it.
     assert_eq!(ledger.reuse(512, STREAM), Some(0x3000));
     assert_eq!(ledger.reuse(512, STREAM), Some(0x2000));
     assert!(ledger.is_live(0x2000) && !ledger.is_live(0x1000));
@@ -85,7 +85,7 @@ fn memory_of_no_stream_goes_at_once_and_is_overwritten_first() {
 #[test]
 fn memory_of_a_stream_that_may_end_goes_at_once_and_is_overwritten_first() {
     let mut ledger = ledger();
-    // The second is one handle for a stream of each thread.
+    // The second handle stands for another stream in each thread.
     for stream in [OTHER, 2] {
         ledger.allocated(0x1000, 512, 512);
         let block = Block {
@@ -120,12 +120,12 @@ fn what_the_driver_does_not_take_back_is_there_for_the_next_scrub_and_is_told() 
     let addresses: Vec<u64> = dirty.iter().map(|block| block.address).collect();
     assert_eq!(addresses, [0x2000, 0x3000, 0x1000]);
     ledger.put_back(&dirty, false);
-    // The driver's word may have been about something else, and the memory be its own: nobody gets it.
+    // The driver's error may come from earlier work, and the driver may have freed the block: nobody gets it.
     assert_eq!(
         (ledger.reuse(512, STREAM), ledger.reuse(512, OTHER)),
         (None, None)
     );
-    // What comes from the driver again was its own, and is no longer scrubbed.
+    // A block that the driver allocates again was free, and is no longer scrubbed.
     ledger.allocated(0x1000, 512, 512);
     assert_eq!(ledger.counts().strays, 4);
     assert_eq!(ledger.take_dirty(), []);
@@ -168,11 +168,11 @@ fn what_the_host_wrote_from_the_beginning_on_is_apart_from_what_it_did_not() {
     ledger.allocated(0x9000, 1000, 1024);
     ledger.allocated(0x1000, 1024, 1024);
     ledger.allocated(0x5000, 512, 512);
-    // Nobody has asked for a byte of it.
+    // No byte of this allocation was asked for.
     ledger.allocated(0x7000, 0, 512);
     ledger.wrote(0x1000, 300);
     ledger.wrote(0x1000 + 300, 200);
-    // A gap, more than was asked for, and nobody's: they cross, and make no upload.
+    // A write after a gap, beyond what was asked for, or to unknown memory is counted, but is no upload.
     ledger.wrote(0x5000 + 8, 100);
     ledger.wrote(0x9000, 1001);
     ledger.wrote(0x10, 1);
@@ -190,7 +190,7 @@ fn what_the_host_wrote_from_the_beginning_on_is_apart_from_what_it_did_not() {
     contents.derived.remove(0);
     assert_eq!(ledger.contents(&[]), Ok(contents.clone()));
 
-    // Set aside, by what was asked for or by what there is; what the table does not have so cannot be.
+    // Memory can be set aside with at most its allocated size, and only if the table lists it.
     contents.derived.pop();
     assert_eq!(ledger.contents(&[(0x5000, 500)]), Ok(contents.clone()));
     contents.uploads.remove(0);
@@ -224,7 +224,7 @@ fn what_the_host_wrote_from_the_beginning_on_is_apart_from_what_it_did_not() {
     );
     ledger.wrote(0x30_000, 1);
     assert_eq!(ledger.scratch_since(moment), [(0x20_000, 512)]);
-    // Whoever has written it; what is handed out again counts from then on.
+    // Memory counts whether or not the host has written it, and reused memory counts from its reuse on.
     assert_eq!(ledger.live_bytes(moment), 1024);
     let later = ledger.moment();
     ledger.released(0x20_000, Some(STREAM));
@@ -237,7 +237,7 @@ fn what_the_host_wrote_from_the_beginning_on_is_apart_from_what_it_did_not() {
     let sum = 300 + 200 + 100 + 1001 + 1 + 1000 + 1;
     assert_eq!((counts.to_device.bytes, counts.to_device.calls), (sum, 8));
     assert_eq!((counts.to_host.bytes, counts.to_host.calls), (12, 1));
-    // Handed out again, it is somebody else's, and so is what was in it.
+    // Reused memory has a new user, so what was uploaded before does not count.
     ledger.released(0x1000, Some(STREAM));
     assert_eq!(ledger.reuse(700, STREAM), Some(0x1000));
     let contents = ledger.contents(&[]).unwrap();
@@ -276,10 +276,10 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Memory as the model sees it: its size, and whether somebody has written it since it was last all zero.
+/// Memory in the model: its size, and whether it was written since it was last all zero.
 type Memory = BTreeMap<u64, (u64, bool)>;
 
-/// What the interposed calls do with retired memory.
+/// Does what the interposed calls do with retired memory.
 fn free(memory: &mut Memory, retired: &[Retired]) -> Result<(), TestCaseError> {
     for Retired { block, dirty } in retired {
         let held = memory.remove(&block.address);
@@ -307,7 +307,7 @@ proptest! {
                     });
                     prop_assert!(!live.contains(&address), "in use twice");
                     live.push(address);
-                    // Whoever asks for memory writes it.
+                    // Whoever allocates memory writes to it.
                     memory.insert(address, (bytes, true));
                 }
                 Step::Release { which, stream } if !live.is_empty() => {
