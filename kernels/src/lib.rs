@@ -1,11 +1,11 @@
-//! CUDA kernels that prove what is in device memory, with their safe launchers.
+//! CUDA kernels that erase and measure device memory, and their safe launchers.
 //!
-//! | module | promise |
+//! | module | purpose |
 //! |---|---|
 //! | [`sm90_scrub`] | fills ranges of device memory, and counts the bytes in them that are not zero |
-//! | [`sm90_blake3`] | the BLAKE3 root of ranges of device memory, the same that `b3sum` prints |
-//! | [`ledger`] | what a process has on a GPU, what it has given back, and what has crossed |
-//! | `interposed` | the driver's own calls, which feed that table; with feature `linked` |
+//! | [`sm90_blake3`] | computes the BLAKE3 roots of ranges of device memory, as `b3sum` prints them |
+//! | [`ledger`] | a table of a process's GPU memory in use and given back, and of copies between host and device |
+//! | `interposed` | defines the driver's calls for memory, which feed that table; with feature `linked` |
 //!
 #![cfg_attr(feature = "linked", doc = "```ignore")]
 #![cfg_attr(not(feature = "linked"), doc = "```no_run")]
@@ -24,9 +24,9 @@
 //! # }
 //! ```
 //!
-//! No GPU and no CUDA is needed to build this crate or to start a program that has it: the driver is opened by
-//! [`gpu::Gpu::open`], which says in so many words when there is none. Kernels are machine code that the image build
-//! makes of `cuda/*.cu` with a locked compiler, checked by digest before it is used ([`cubins`]).
+//! Neither a GPU nor CUDA is needed to build this crate or to start a program that uses it. [`gpu::Gpu::open`] loads
+//! the driver and reports if there is none. The kernels are machine code that the image's build makes of `cuda/*.cu`
+//! with a locked compiler; its digest is verified before use ([`cubins`]).
 
 pub mod cubins;
 pub mod device;

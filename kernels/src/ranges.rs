@@ -1,4 +1,4 @@
-//! Ranges of device memory, and how they are cut into tiles for the blocks of a kernel (`cuda/ranges.h`).
+//! Ranges of device memory, and their division into tiles for the blocks of a kernel (`cuda/ranges.h`).
 
 #![expect(
     unsafe_code,
@@ -8,12 +8,12 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
-/// Most ranges in one call: their table is 24 bytes each.
+/// Largest number of ranges in one call; each takes 24 bytes of the table.
 pub const MAX_RANGES: usize = 1 << 20;
-/// Addresses end well below this, so that no sum in a kernel wraps.
+/// Upper bound for addresses, so that no sum in a kernel overflows.
 const MAX_ADDRESS: u64 = 1 << 56;
 
-/// Device memory that may be read for `'m`.
+/// A range of device memory that may be read during `'m`.
 #[derive(Debug, Clone, Copy)]
 pub struct Span<'m> {
     address: u64,
@@ -21,7 +21,7 @@ pub struct Span<'m> {
     memory: PhantomData<&'m [u8]>,
 }
 
-/// Device memory that may be written for `'m`, by the holder alone.
+/// A range of device memory that may be written during `'m`, by its holder only.
 #[derive(Debug)]
 pub struct SpanMut<'m> {
     address: u64,
@@ -29,47 +29,48 @@ pub struct SpanMut<'m> {
     memory: PhantomData<&'m mut [u8]>,
 }
 
-/// Why ranges were refused; nothing was started.
+/// Why ranges were refused. No kernel was started.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RangeError {
-    /// Bytes at no address.
+    /// The range has bytes, but starts at the null address.
     #[error("{length} bytes at the null address are no range")]
     Null {
-        /// How many.
+        /// Length of the range in bytes.
         length: u64,
     },
-    /// Beyond what an address can be.
+    /// The range ends beyond all possible addresses.
     #[error("{length} bytes at {address:#x} reach beyond any device's memory")]
     Beyond {
-        /// Where they begin.
+        /// Address of the range.
         address: u64,
-        /// How many.
+        /// Length of the range in bytes.
         length: u64,
     },
-    /// Not a part of the memory.
+    /// The range is not a part of the memory.
     #[error("bytes {} to {} are not a part of memory of {bytes} bytes", part.start, part.end)]
     Outside {
-        /// The part that was asked for.
+        /// Part that was asked for.
         part: Range<u64>,
-        /// What there is.
+        /// Size of the memory in bytes.
         bytes: u64,
     },
-    /// More than [`MAX_RANGES`].
+    /// There are more than [`MAX_RANGES`] ranges.
     #[error("{count} ranges are more than the {MAX_RANGES} of one call: make several")]
     TooMany {
-        /// How many.
+        /// Number of ranges.
         count: usize,
     },
 }
 
 impl<'m> Span<'m> {
-    /// `length` bytes at `address`. A range without bytes may have any address.
+    /// The range of `length` bytes at `address`. An empty range may have any address.
     ///
     /// # Errors
-    /// [`RangeError`] for what can be no range.
+    /// [`RangeError`] if the address and the length cannot be a range.
     ///
     /// # Safety
-    /// They must be memory of the device that the range is used with, which nobody frees or writes during `'m`.
+    /// The bytes must be memory of the device with which the range is used. They must not be freed or written during
+    /// `'m`.
     pub unsafe fn from_raw(address: u64, length: u64) -> Result<Self, RangeError> {
         check(address, length)?;
         Ok(Self {
@@ -79,13 +80,13 @@ impl<'m> Span<'m> {
         })
     }
 
-    /// Where it begins.
+    /// Address of the first byte.
     #[must_use]
     pub fn address(&self) -> u64 {
         self.address
     }
 
-    /// How many bytes it has.
+    /// Length in bytes.
     #[must_use]
     pub fn length(&self) -> u64 {
         self.length
@@ -93,13 +94,14 @@ impl<'m> Span<'m> {
 }
 
 impl<'m> SpanMut<'m> {
-    /// `length` bytes at `address`. A range without bytes may have any address.
+    /// The range of `length` bytes at `address`. An empty range may have any address.
     ///
     /// # Errors
-    /// [`RangeError`] for what can be no range.
+    /// [`RangeError`] if the address and the length cannot be a range.
     ///
     /// # Safety
-    /// They must be memory of the device that the range is used with, which nobody else uses or frees during `'m`.
+    /// The bytes must be memory of the device with which the range is used. Nobody else may use or free them during
+    /// `'m`.
     pub unsafe fn from_raw(address: u64, length: u64) -> Result<Self, RangeError> {
         check(address, length)?;
         Ok(Self {
@@ -109,7 +111,7 @@ impl<'m> SpanMut<'m> {
         })
     }
 
-    /// The same range, to be read.
+    /// Returns the same range for reading.
     #[must_use]
     pub fn as_span(&self) -> Span<'_> {
         Span {
@@ -130,22 +132,22 @@ fn check(address: u64, length: u64) -> Result<(), RangeError> {
     }
 }
 
-/// Ranges with their tiles numbered through.
+/// Ranges whose tiles are numbered consecutively.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Tiled {
-    /// How many ranges.
+    /// Number of ranges.
     pub count: u32,
-    /// Number of each range's first tile, and of how many tiles it has.
+    /// For each range, the number of its first tile and how many tiles it has.
     pub tiles: Vec<(u64, u64)>,
-    /// Tiles of all ranges.
+    /// Number of tiles of all ranges.
     pub total: u64,
     /// Bytes of all ranges.
     pub bytes: u64,
-    /// The table that kernels read: address, length and first tile of each.
+    /// The table that the kernels read: address, length and first tile of each range.
     pub table: Vec<u8>,
 }
 
-/// Numbers the tiles of `spans`, of which `tiles_of(address, length)` tells each range's.
+/// Numbers the tiles of `spans`; `tiles_of(address, length)` is the number of tiles of a range.
 pub(crate) fn tiled(
     spans: &[Span<'_>],
     tiles_of: impl Fn(u64, u64) -> u64,
@@ -166,7 +168,8 @@ pub(crate) fn tiled(
         for word in [span.address, span.length, tiled.total] {
             tiled.table.extend(word.to_le_bytes());
         }
-        // At most 2^56 bytes each and 2^20 ranges; a tile has at least 2^16 bytes, so that the tiles' sum cannot wrap.
+        // A range has at most 2^56 bytes, a tile at least 2^16, and there are at most 2^20 ranges: the sum cannot
+        // overflow.
         let tiles = tiles_of(span.address, span.length);
         tiled.tiles.push((tiled.total, tiles));
         tiled.total += tiles;
@@ -180,7 +183,7 @@ mod tests {
     use super::*;
 
     fn span(address: u64, length: u64) -> Result<Span<'static>, RangeError> {
-        // SAFETY: no test follows the address.
+        // SAFETY: no test uses the address.
         unsafe { Span::from_raw(address, length) }
     }
 

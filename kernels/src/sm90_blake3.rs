@@ -1,4 +1,4 @@
-//! Launcher of `cuda/sm90_blake3.cu`: standard BLAKE3 of what lies in device memory.
+//! Launcher of `cuda/sm90_blake3.cu`: computes standard BLAKE3 of device memory.
 
 #![expect(unsafe_code, reason = "starts kernels, with arguments made here")]
 
@@ -9,14 +9,14 @@ use std::fmt;
 use crate::device::{Argument, Device, DeviceError, Kernel, Memory as _};
 use crate::ranges::{self, RangeError, Span};
 
-/// Hashes tiles.
+/// The kernel that hashes tiles.
 pub const LEAVES: Kernel = Kernel {
     name: "sm90_blake3_leaves",
     threads: 128,
     resident: 6,
     shares: true,
 };
-/// Joins chaining values.
+/// The kernel that joins chaining values.
 pub const JOIN: Kernel = Kernel {
     name: "sm90_blake3_join",
     threads: 128,
@@ -24,30 +24,30 @@ pub const JOIN: Kernel = Kernel {
     shares: false,
 };
 
-/// Bytes of a message that a block takes at once: 128 chunks, a complete subtree of BLAKE3's tree.
+/// Bytes of a message that a block hashes at once: 128 chunks, a complete subtree of BLAKE3's tree.
 pub const TILE: u64 = 128 * 1024;
-/// Bytes of a chaining value, and of a root.
+/// Size in bytes of a chaining value or a root.
 const VALUE: u64 = 32;
 
-/// A BLAKE3 hash of 32 bytes; printed as `b3sum` prints it.
+/// A BLAKE3 hash of 32 bytes; displayed as `b3sum` prints it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Root(pub [u8; 32]);
 
-/// Why there are no roots.
+/// Why the roots could not be computed.
 #[derive(Debug, thiserror::Error)]
 pub enum Blake3Error {
-    /// The ranges; nothing was started.
+    /// The ranges were refused. No kernel was started.
     #[error("these are no ranges to hash")]
     Range(#[from] RangeError),
-    /// The device.
+    /// The device failed.
     #[error("cannot hash device memory")]
     Device(#[from] DeviceError),
-    /// A root that no kernel has written.
+    /// The kernels did not write a root.
     #[error(
         "range {index} was not hashed, though the device reports no error: hash it again, and reset the GPU if that lasts"
     )]
     Incomplete {
-        /// Which.
+        /// Index of the range.
         index: usize,
     },
 }
@@ -58,11 +58,11 @@ impl fmt::Display for Root {
     }
 }
 
-/// The root of each message, in their order. Whatever their number, one table goes to the device and the roots come
-/// back: two crossings. Scratch memory is 32 bytes for each 128 KiB begun.
+/// Returns the root of each message, in their order. Whatever the number of messages, there are two crossings: one
+/// table goes to the device, and the roots come back. Scratch memory is about 32 bytes for each 128 KiB begun.
 ///
 /// # Errors
-/// [`Blake3Error`].
+/// [`Blake3Error`] if the ranges are refused, the device fails, or a root is missing.
 pub fn roots<D: Device>(device: &D, messages: &[Span<'_>]) -> Result<Vec<Root>, Blake3Error> {
     let tiled = ranges::tiled(messages, tiles)?;
     if messages.is_empty() {
@@ -90,8 +90,9 @@ pub fn roots<D: Device>(device: &D, messages: &[Span<'_>]) -> Result<Vec<Root>, 
         Argument::Long(values.address()),
         Argument::Long(roots.address()),
     ];
-    // SAFETY: these are the kernel's arguments; the table begins with `count` entries, whose ranges the caller lets be
-    // read, and there is room for a value of each tile and a root of each message. All of it is freed behind the kernels.
+    // SAFETY: these are the kernel's arguments. The table begins with `count` entries, whose ranges the caller allows
+    // to be read. There is room for a value of each tile and a root of each message, and all of it is freed only after
+    // the kernels.
     unsafe { device.launch(&LEAVES, blocks(device, &LEAVES, tiled.total), &arguments) }?;
     let (mut from, mut to) = (values.address(), joined.address());
     for (pass, branches) in passes.iter().zip(branches) {
@@ -103,15 +104,15 @@ pub fn roots<D: Device>(device: &D, messages: &[Span<'_>]) -> Result<Vec<Root>, 
             Argument::Long(to),
             Argument::Long(roots.address()),
         ];
-        // SAFETY: these are the kernel's arguments; `passes` names values that the launch before has written, and each
-        // pass leaves fewer than the one before, so that they fit where the last but one has left its own.
+        // SAFETY: these are the kernel's arguments. `passes` names values that the previous launch has written. Each
+        // pass leaves fewer values than the one before, so they fit into the buffer that the previous launch has read.
         unsafe { device.launch(&JOIN, blocks(device, &JOIN, pass.groups), &arguments) }?;
         (from, to) = (to, from);
     }
     complete(&device.download(&roots)?, messages.len())
 }
 
-/// Tiles of a message; one without bytes still has a chunk.
+/// Number of tiles of a message; an empty message still has one chunk.
 fn tiles(_address: u64, length: u64) -> u64 {
     length.div_ceil(TILE).max(1)
 }
@@ -121,7 +122,8 @@ fn blocks(device: &impl Device, kernel: &Kernel, work: u64) -> u32 {
     u32::try_from(work).map_or(resident, |work| work.min(resident))
 }
 
-/// The roots, unless one is all zero, as the memory was before: no message is known to have such a root.
+/// Returns the roots. A root that is all zero was not written, as memory is zero before; no message is known to have
+/// it.
 fn complete(bytes: &[u8], count: usize) -> Result<Vec<Root>, Blake3Error> {
     let roots: Vec<Root> = bytes
         .chunks_exact(32)

@@ -1,18 +1,18 @@
-//! Launchers of `cuda/sm90_scrub.cu`: device memory is filled, and what is left in it is counted.
+//! Launchers of `cuda/sm90_scrub.cu`: fill device memory, and count the bytes in it that are not zero.
 
 #![expect(unsafe_code, reason = "starts kernels, with arguments made here")]
 
 use crate::device::{Argument, Device, DeviceError, Kernel, Memory as _};
 use crate::ranges::{self, RangeError, Span, SpanMut, Tiled};
 
-/// Writes one byte everywhere.
+/// The kernel that writes one value to every byte.
 pub const FILL: Kernel = Kernel {
     name: "sm90_scrub_fill",
     threads: 256,
     resident: 8,
     shares: false,
 };
-/// Counts bytes that are not zero.
+/// The kernel that counts the bytes that are not zero.
 pub const COUNT: Kernel = Kernel {
     name: "sm90_scrub_count",
     threads: 256,
@@ -20,47 +20,48 @@ pub const COUNT: Kernel = Kernel {
     shares: false,
 };
 
-/// Bytes that a block takes at once.
+/// Bytes that a block processes at once.
 const TILE: u64 = 64 * 1024;
-/// Tiles begin at multiples of this.
+/// Tiles begin at multiples of this many bytes.
 const TILE_ALIGNMENT: u64 = 128;
 
-/// What [`scrub`] did.
+/// The result of [`scrub`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Scrubbed {
-    /// Bytes that were overwritten with zeros, and then read again.
+    /// Number of bytes that were overwritten with zeros and read again.
     pub bytes: u64,
-    /// How many of them were not zero when they were read: 0, unless the memory or somebody else did something.
+    /// Number of these bytes that were not zero when they were read. It is 0 unless the memory is faulty or was written
+    /// meanwhile.
     pub residue: u64,
 }
 
 /// Why memory could not be scrubbed or counted.
 #[derive(Debug, thiserror::Error)]
 pub enum ScrubError {
-    /// The ranges; nothing was started.
+    /// The ranges were refused. No kernel was started.
     #[error("these are no ranges to scrub")]
     Range(#[from] RangeError),
-    /// The device.
+    /// The device failed.
     #[error("cannot scrub device memory")]
     Device(#[from] DeviceError),
-    /// The kernel did not see everything, so that its count means nothing.
+    /// The kernel did not examine all bytes, so its count is meaningless.
     #[error(
         "the kernel examined {examined} of {bytes} bytes, and what the others hold is unknown: give these ranges to nobody, and \
          reset the GPU"
     )]
     Incomplete {
-        /// Bytes that the kernel says it has seen.
+        /// Number of bytes that the kernel reports as examined.
         examined: u64,
-        /// Bytes of the ranges.
+        /// Number of bytes of the ranges.
         bytes: u64,
     },
 }
 
-/// Writes `byte` to every byte of `ranges`; returns how many these are. It is done when whatever is started on the
-/// device afterwards begins. Ranges may overlap.
+/// Writes `byte` to every byte of `ranges`; returns their number. Does not wait, but work started later on the device
+/// runs after the filling. Ranges may overlap.
 ///
 /// # Errors
-/// [`ScrubError`].
+/// [`ScrubError`] if the ranges are refused or the device fails.
 pub fn fill<D: Device>(
     device: &D,
     ranges: &mut [SpanMut<'_>],
@@ -79,7 +80,7 @@ fn tiled_mut(ranges: &[SpanMut<'_>]) -> Result<Tiled, RangeError> {
     ranges::tiled(&spans, tiles)
 }
 
-/// Starts the kernel over `tiled`, which are the tiles of `ranges` and lie in `table` on the device.
+/// Starts the kernel over the tiles of `ranges`, whose `table` is on the device.
 fn start_fill<D: Device>(
     device: &D,
     _ranges: &mut [SpanMut<'_>],
@@ -93,15 +94,15 @@ fn start_fill<D: Device>(
         Argument::Long(tiled.total),
         Argument::Word(u32::from_ne_bytes([byte; 4])),
     ];
-    // SAFETY: these are the kernel's arguments; the table has `count` entries, whose ranges the caller has for himself
-    // alone, and is freed behind the kernel.
+    // SAFETY: these are the kernel's arguments. The table has `count` entries, whose ranges the caller holds
+    // exclusively, and is freed after the kernel.
     unsafe { device.launch(&FILL, blocks(device, &FILL, tiled), &arguments) }
 }
 
-/// How many bytes of each range are not zero. Ranges may overlap.
+/// Counts the bytes of each range that are not zero. Ranges may overlap.
 ///
 /// # Errors
-/// [`ScrubError`].
+/// [`ScrubError`] if the ranges are refused, the device fails, or the kernel did not examine all bytes.
 pub fn count<D: Device>(device: &D, ranges: &[Span<'_>]) -> Result<Vec<u64>, ScrubError> {
     let tiled = ranges::tiled(ranges, tiles)?;
     if tiled.total == 0 {
@@ -111,14 +112,14 @@ pub fn count<D: Device>(device: &D, ranges: &[Span<'_>]) -> Result<Vec<u64>, Scr
     counted(device, ranges.len(), &tiled, &table)
 }
 
-/// What the kernel counts over `tiled`, the tiles of so many ranges, which lie in `table` on the device.
+/// Counts over the tiles of `ranges` ranges, whose `table` is on the device.
 fn counted<D: Device>(
     device: &D,
     ranges: usize,
     tiled: &Tiled,
     table: &D::Memory,
 ) -> Result<Vec<u64>, ScrubError> {
-    // One number for each range, then that of the bytes examined: one copy back.
+    // One number for each range and then the number of bytes examined, so that one copy brings all back.
     let numbers = device.allocate(8 * (u64::from(tiled.count) + 1))?;
     let arguments = [
         Argument::Long(table.address()),
@@ -127,8 +128,8 @@ fn counted<D: Device>(
         Argument::Long(numbers.address()),
         Argument::Long(numbers.address() + 8 * u64::from(tiled.count)),
     ];
-    // SAFETY: these are the kernel's arguments; the table has `count` entries, whose ranges the caller lets be read, and
-    // it adds to one number of each and to the one behind them.
+    // SAFETY: these are the kernel's arguments. The table has `count` entries, whose ranges the caller allows to be
+    // read. The kernel adds to one number for each of them and to the one after these.
     unsafe { device.launch(&COUNT, blocks(device, &COUNT, tiled), &arguments) }?;
     let mut found: Vec<u64> = device
         .download(&numbers)?
@@ -145,16 +146,16 @@ fn counted<D: Device>(
     Ok(found)
 }
 
-/// Fills `ranges` with zeros, and then counts what in them is not zero.
+/// Fills `ranges` with zeros, then counts the bytes that are not zero.
 ///
 /// # Errors
-/// [`ScrubError`].
+/// [`ScrubError`] if the ranges are refused, the device fails, or the kernel did not examine all bytes.
 pub fn scrub<D: Device>(device: &D, ranges: &mut [SpanMut<'_>]) -> Result<Scrubbed, ScrubError> {
     let tiled = tiled_mut(ranges)?;
     if tiled.total == 0 {
         return Ok(Scrubbed::default());
     }
-    // One table for both kernels.
+    // Both kernels use one table.
     let table = device.upload(&tiled.table)?;
     start_fill(device, ranges, &tiled, &table, 0)?;
     let residue = counted(device, ranges.len(), &tiled, &table)?;
@@ -164,7 +165,7 @@ pub fn scrub<D: Device>(device: &D, ranges: &mut [SpanMut<'_>]) -> Result<Scrubb
     })
 }
 
-/// Tiles that a range touches; `piece` in the kernel cuts it into the same.
+/// Number of tiles that a range touches; `piece` in the kernel divides it in the same way.
 fn tiles(address: u64, length: u64) -> u64 {
     if length == 0 {
         0

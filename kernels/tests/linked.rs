@@ -1,7 +1,8 @@
-//! A program that is linked to the driver, as the engine is: the calls of cudarc come to this crate's own functions first.
+//! Tests a program that is linked to the driver, as the engine is: cudarc's calls arrive in this crate's own functions
+//! first.
 //!
-//! cudarc is either linked or opened in a build, so that such a program takes a build of its own: this crate's unit tests
-//! with the feature `linked`, against the stand-in for the driver.
+//! A build of cudarc either links or opens the driver, so such a program needs a separate build: this crate's unit
+//! tests with the feature `linked`, against the stand-in for the driver.
 
 use std::path::Path;
 use std::process::Command;
@@ -71,7 +72,7 @@ fn calls_of_the_driver_come_to_the_table() {
     }
 }
 
-/// The other build, in a folder of its own that stays: only the first run compiles much.
+/// The cargo command of the other build. Its target folder remains, so that only the first run compiles much.
 fn cargo(cuda: &Path) -> Command {
     let mut cargo = Command::new(env!("CARGO"));
     cargo
@@ -88,7 +89,7 @@ fn cargo(cuda: &Path) -> Command {
             "CARGO_TARGET_DIR",
             Path::new(env!("CARGO_TARGET_TMPDIR")).join("linked"),
         )
-        // Where cudarc looks for the library to link to.
+        // The folder in which cudarc looks for the library to link.
         .env("CUDA_HOME", cuda);
     cargo
 }

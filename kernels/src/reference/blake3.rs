@@ -1,4 +1,4 @@
-//! BLAKE3's hash mode as section 2 of its paper defines it, without any of its speed.
+//! BLAKE3's hash mode as section 2 of its paper defines it, without optimisation.
 
 const CHUNK: usize = 1024;
 const BLOCK: usize = 64;
@@ -8,7 +8,7 @@ const CHUNK_END: u32 = 2;
 const PARENT: u32 = 4;
 const ROOT: u32 = 8;
 
-/// The initial value: 32 bits of the fractional parts of the square roots of the first eight primes.
+/// The initial value: the first 32 bits of the fractional parts of the square roots of the first eight primes.
 const IV: [u32; 8] = [
     0x6a09_e667,
     0xbb67_ae85,
@@ -19,16 +19,16 @@ const IV: [u32; 8] = [
     0x1f83_d9ab,
     0x5be0_cd19,
 ];
-/// Where each message word goes between two rounds.
+/// For each message word of the next round, the index of the word it is taken from.
 const PERMUTATION: [usize; 16] = [2, 6, 3, 10, 7, 0, 4, 13, 1, 11, 12, 5, 9, 14, 15, 8];
 
-/// The hash of `message`, 32 bytes.
+/// Returns the 32-byte hash of `message`.
 #[must_use]
 pub fn hash(message: &[u8]) -> [u8; 32] {
     bytes(subtree(message, 0, true))
 }
 
-/// The chaining value of a subtree that is not the whole tree: `chunks` are those from number `first_chunk` on.
+/// Returns the chaining value of a subtree that is not the whole tree. `first_chunk` is the number of its first chunk.
 #[must_use]
 pub fn chaining_value(chunks: &[u8], first_chunk: u64) -> [u8; 32] {
     bytes(subtree(chunks, first_chunk, false))
@@ -132,7 +132,7 @@ mod tests {
 
     use super::*;
 
-    /// As the published test vectors do: bytes 0 to 250 over and over.
+    /// The input of the published test vectors: bytes 0 to 250, repeated.
     fn message(length: usize) -> Vec<u8> {
         (0..=250).cycle().take(length).collect()
     }

@@ -1,32 +1,32 @@
-//! The joins of chaining values, pass by pass, until each message has one: numbers only.
+//! Plans how chaining values are joined, pass by pass, until each message has one; computes numbers only.
 
-/// Values that one block joins.
+/// Number of values that one block joins.
 pub const NODES: u64 = 256;
 
-/// Values of one message that are still to be joined.
+/// The values of one message that are still to be joined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Branch {
-    /// Its first value among those of all messages.
+    /// Index of its first value, among those of all messages.
     pub first_value: u64,
-    /// How many values, at least 2.
+    /// Number of values, at least 2.
     pub values: u64,
-    /// Its first group of at most [`NODES`] values among those of all messages.
+    /// Index of its first group of at most [`NODES`] values, among those of all messages.
     pub first_group: u64,
-    /// Which message.
+    /// Index of the message.
     pub message: u64,
 }
 
 /// One launch of the joining kernel.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Pass {
-    /// The messages that are not done yet.
+    /// The messages that still have more than one value.
     pub branches: Vec<Branch>,
-    /// Groups of all branches; each leaves one value, or the root where a message has only one.
+    /// Number of groups of all branches. Each group leaves one value, or the root if it is the only one of its message.
     pub groups: u64,
 }
 
 impl Pass {
-    /// The table that the kernel reads.
+    /// Returns the table that the kernel reads.
     pub(super) fn table(&self) -> Vec<u8> {
         let words = |branch: &Branch| {
             [
@@ -43,15 +43,15 @@ impl Pass {
             .collect()
     }
 
-    /// How many branches.
+    /// Number of branches.
     pub(super) fn count(&self) -> u32 {
-        // There are no more than ranges, of which MAX_RANGES bounds the number.
+        // There are no more branches than ranges, whose number is at most MAX_RANGES.
         u32::try_from(self.branches.len()).unwrap_or(u32::MAX)
     }
 }
 
-/// The passes for messages with these tiles: number of the first, and how many. A message of one tile has its root
-/// without any.
+/// Returns the passes for messages with these tiles, given as first tile and number of tiles. A message of one tile
+/// needs no pass.
 #[must_use]
 pub fn passes(tiles: &[(u64, u64)]) -> Vec<Pass> {
     let mut open: Vec<(u64, u64, u64)> = tiles
@@ -120,7 +120,8 @@ mod tests {
     }
 
     proptest! {
-        /// Every value is joined once, groups are numbered without a gap, and passes shrink: two buffers are enough.
+        /// Every value is joined once, groups are numbered without gaps, and passes shrink, so that two buffers
+        /// suffice.
         #[test]
         fn nothing_is_lost_or_joined_twice(tiles in prop::collection::vec(1..200_000u64, 1..20)) {
             let mut first = 0;

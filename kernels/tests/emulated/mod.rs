@@ -1,5 +1,5 @@
-//! A device that is not there: memory is the process's, and kernels are their own source, compiled for the processor
-//! with `tests/emulator/emulator.h`. Launchers and kernels are tested together, as they run on a GPU.
+//! An emulated device: its memory is that of the process, and its kernels are compiled from their own source for the
+//! processor with `tests/emulator/emulator.h`. Launchers and kernels are tested together, as they run on a GPU.
 
 #![expect(
     unsafe_code,
@@ -14,22 +14,22 @@ use std::process::Command;
 
 use cocoon_kernels::device::{Argument, Device, DeviceError, Kernel, Memory};
 
-/// Names what is compiled into the kernels; set by tests that run themselves again under it.
+/// Environment variable with the sanitizer for the kernels. Tests that run themselves again under a sanitizer set it.
 pub const SANITIZER: &str = "COCOON_SANITIZER";
 
 /// How the kernels are compiled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sanitizer {
-    /// To be quick.
+    /// No sanitizer, for speed.
     None,
-    /// Accesses outside of memory, and what C++ does not define.
+    /// Finds accesses outside of memory and undefined behaviour.
     Address,
-    /// Accesses of two threads that no barrier orders.
+    /// Finds accesses of two threads that no barrier orders.
     Thread,
 }
 
 impl Sanitizer {
-    /// That of this process.
+    /// The sanitizer of this process.
     pub fn of_process() -> Self {
         match std::env::var(SANITIZER).as_deref() {
             Ok("address") => Self::Address,
@@ -54,7 +54,7 @@ impl Sanitizer {
         }
     }
 
-    /// The library that must be there before the process begins.
+    /// The library that must be preloaded into the process.
     pub fn library(self) -> PathBuf {
         let name = format!(
             "-print-file-name=lib{}.so",
@@ -68,7 +68,7 @@ impl Sanitizer {
     }
 }
 
-/// Whether kernels can be compiled for the processor; says why not.
+/// Whether kernels can be compiled for the processor. Reports the test as skipped if not.
 pub fn available() -> bool {
     let found = Command::new("g++").arg("--version").output().is_ok();
     if !found {
@@ -79,7 +79,7 @@ pub fn available() -> bool {
     found
 }
 
-/// Runs kernels on the processor.
+/// A device that runs kernels on the processor.
 pub struct Emulated {
     library: libloading::Library,
     seed: Cell<u64>,
@@ -87,8 +87,7 @@ pub struct Emulated {
     resident: u32,
 }
 
-/// Memory of the process, aligned as a GPU's allocator aligns it unless it is large, and with nothing behind its last
-/// byte.
+/// Memory of the process. It is aligned as by a GPU's allocator, unless it is large, and not padded at the end.
 pub struct Heap {
     address: *mut u8,
     layout: Layout,
@@ -96,10 +95,11 @@ pub struct Heap {
 }
 
 impl Emulated {
-    /// The kernels of `tests/emulator/{source}.cc`, in an order that `seed` decides.
+    /// Loads the kernels of `tests/emulator/{source}.cc`; `seed` determines the order of threads.
     pub fn new(source: &str, seed: u64) -> Self {
         let library = compiled(source, Sanitizer::of_process());
-        // SAFETY: compiled here from the sources of this crate; its initialisers are those of the C++ library.
+        // SAFETY: the library is compiled here from this crate's sources; its initialisers are those of the C++
+        // library.
         let library = unsafe { libloading::Library::new(&library) };
         Self {
             library: library.unwrap_or_else(|error| panic!("{source}: {error}")),
@@ -109,7 +109,7 @@ impl Emulated {
         }
     }
 
-    /// As many blocks at once, of which a launch runs only the one of this number.
+    /// Sets the number of resident blocks, and makes a launch run only the block `number`.
     pub fn only_block(mut self, number: u32, resident: u32) -> Self {
         self.only = Cell::new(Some(number));
         self.resident = resident;
@@ -118,17 +118,17 @@ impl Emulated {
 
     /// Starts a kernel without its launcher.
     pub fn start(&self, kernel: &Kernel, blocks: u32, arguments: &[Argument]) {
-        // SAFETY: tests name memory that they hold.
+        // SAFETY: tests pass addresses of memory that they hold.
         unsafe { self.launch(kernel, blocks, arguments) }.expect("runs");
     }
 
-    /// The next launches take another order.
+    /// Sets the order of threads for the next launches.
     pub fn reseed(&self, seed: u64) {
         self.seed.set(seed);
     }
 }
 
-/// Compiles into a folder of its own: tests of other processes do the same at the same time.
+/// Compiles into a file of this process, because other test processes compile at the same time.
 fn compiled(source: &str, sanitizer: Sanitizer) -> PathBuf {
     let emulator = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/emulator");
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
@@ -137,7 +137,7 @@ fn compiled(source: &str, sanitizer: Sanitizer) -> PathBuf {
     if output.exists() {
         return output;
     }
-    // Other threads of this process may be here, too: the last to finish names the file.
+    // Other threads of this process may compile it, too. The last one to finish renames its file.
     let thread = format!("{:?}", std::thread::current().id()).replace(['(', ')'], "");
     let unfinished = folder.join(format!("{name}-{thread}"));
     let mut compiler = Command::new("g++");
@@ -177,7 +177,7 @@ impl Device for Emulated {
 
     fn upload(&self, bytes: &[u8]) -> Result<Heap, DeviceError> {
         let heap = Heap::new(bytes.len());
-        // SAFETY: as many bytes as were allocated, by nobody else.
+        // SAFETY: as many bytes as were allocated, which nobody else has.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), heap.address, bytes.len()) };
         Ok(heap)
     }
@@ -205,7 +205,7 @@ impl Device for Emulated {
             })
             .collect();
         let name = format!("run_{}", kernel.name);
-        // SAFETY: ENTRY of the emulator makes it with this signature.
+        // SAFETY: the emulator's macro ENTRY defines it with this signature.
         let entry = unsafe { self.library.get::<Entry>(name.as_bytes()) };
         let entry = entry.unwrap_or_else(|error| panic!("{name}: {error}"));
         let (first, some) = self.only.get().map_or((0, blocks), |number| (number, 1));
@@ -219,7 +219,8 @@ impl Device for Emulated {
 
 impl Heap {
     fn new(bytes: usize) -> Self {
-        // More than that the system hands out as it is touched, which it does not where it has to align.
+        // Large memory must be committed only as it is touched. With a larger alignment, `alloc_zeroed` would write all
+        // of it.
         let align = if bytes > 1 << 24 { 16 } else { 256 };
         let layout = Layout::from_size_align(bytes.max(1), align).expect("small");
         // SAFETY: the layout has at least one byte.
@@ -234,11 +235,11 @@ impl Heap {
 }
 
 impl Heap {
-    /// Puts `bytes` at `offset`.
+    /// Copies `bytes` to `offset`.
     pub fn write(&mut self, offset: u64, bytes: &[u8]) {
         let offset = usize::try_from(offset).expect("fits");
         assert!(offset + bytes.len() <= self.bytes);
-        // SAFETY: within what was allocated, by its one holder.
+        // SAFETY: within the allocation, which only this value holds.
         unsafe {
             std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.address.add(offset), bytes.len())
         };
@@ -257,7 +258,7 @@ impl Memory for Heap {
 
 impl Drop for Heap {
     fn drop(&mut self) {
-        // SAFETY: allocated with this layout.
+        // SAFETY: the memory was allocated with this layout.
         unsafe { alloc::dealloc(self.address, self.layout) };
     }
 }

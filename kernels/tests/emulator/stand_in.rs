@@ -1,4 +1,4 @@
-//! Makes the stand-in for the driver, and looks at what a process over it said.
+//! Compiles the stand-in for the driver, and checks the output of a process that used it.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -6,7 +6,8 @@ use std::process::{Command, Output};
 #[path = "../../../tests/src/skip.rs"]
 mod skip;
 
-/// Compiles it into `folder`, as `libcuda.so.1` and under the name that linkers look for. Says why it does not.
+/// Compiles the stand-in into `folder`, as `libcuda.so.1` and under the name that linkers look for. Reports why if it
+/// cannot.
 pub fn compiled(folder: &Path) -> bool {
     let emulator = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/emulator");
     let library = folder.join("libcuda.so.1");
@@ -29,7 +30,7 @@ pub fn compiled(folder: &Path) -> bool {
     true
 }
 
-/// Fails unless the one test that a process ran has passed.
+/// Fails unless the process has run exactly one test, which passed.
 pub fn passed(test: &str, output: &Output) {
     let (said, complained) = (text(&output.stdout), text(&output.stderr));
     assert!(

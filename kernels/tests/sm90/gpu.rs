@@ -1,4 +1,5 @@
-//! The same on a GPU, and what only a GPU can show. Ignored: `kernels/on-gpu` runs them.
+//! The tests of the kernels on a GPU, and what only a GPU can show. They are ignored by default; `kernels/on-gpu` runs
+//! them.
 
 use cocoon_kernels::cubins::Cubins;
 use cocoon_kernels::device::{Device as _, Memory as _};
@@ -7,7 +8,7 @@ use cocoon_kernels::{reference, sm90_blake3, sm90_scrub};
 
 use super::bytes;
 
-/// Folder with the cubins of `cocoon-image kernels build`.
+/// Environment variable with the folder of the cubins made by `cocoon-image kernels build`.
 const CUBINS: &str = "COCOON_KERNELS";
 
 fn gpu() -> Gpu {
@@ -36,7 +37,7 @@ fn blake3_of_a_thousand_messages_at_once() {
     super::sm90_blake3::hashes(&gpu(), &case);
 }
 
-/// Three passes over the tree need more than 8 GiB; this needs two, beyond 4 GiB, and an odd end.
+/// A message beyond 4 GiB with an odd end, which needs two passes over the tree. Three would need more than 8 GiB.
 #[test]
 #[ignore = "needs a GPU of compute capability 9.0 and 6 GiB of its memory"]
 fn blake3_beyond_4_gib() {
@@ -54,7 +55,8 @@ fn blake3_beyond_4_gib() {
     assert_eq!(root.to_string(), blake3::hash(&whole).to_string());
 }
 
-/// All of it as memory by its address, too: the driver must know more than one physical piece as one allocation.
+/// Also names the whole memory by its address: the driver must report one allocation, even if it has several physical
+/// pieces.
 #[test]
 #[ignore = "needs a GPU of compute capability 9.0 and 6 GiB of its memory"]
 #[expect(unsafe_code, reason = "names memory by its address")]
@@ -78,7 +80,7 @@ fn scrub_beyond_4_gib() {
     assert_eq!((scrubbed.bytes, scrubbed.residue), (length + 10, 0));
 }
 
-/// Ranges by address must lie in one allocation, which the driver knows.
+/// Ranges given by address must lie in one allocation of the driver's.
 #[test]
 #[ignore = "needs a GPU of compute capability 9.0"]
 #[expect(unsafe_code, reason = "names memory by its address")]
@@ -92,7 +94,7 @@ fn addresses_are_checked_against_the_drivers_allocations() {
         sm90_scrub::count(&gpu, &[span]).expect("counted"),
         [reference::count(&content[1..4001])]
     );
-    // Past whatever a driver rounds to, and past everything.
+    // Beyond any rounding by the driver, and beyond all memory.
     for length in [5000 + (4 << 20), 1 << 50] {
         // SAFETY: refused, and so never used.
         let beyond = unsafe { gpu.span(memory.address(), length) }
@@ -102,7 +104,7 @@ fn addresses_are_checked_against_the_drivers_allocations() {
     }
 }
 
-/// One small run of every kernel, for compute-sanitizer, under which a launch takes a thousand times as long.
+/// One small run of every kernel for compute-sanitizer, under which a launch takes a thousand times as long.
 #[test]
 #[ignore = "needs a GPU of compute capability 9.0"]
 fn small_for_compute_sanitizer() {

@@ -1,5 +1,5 @@
-//! What the kernels compute, against the reference, at odd sizes and misaligned starts: their own source on the
-//! processor always, and on a GPU where one is (`--ignored`, by `kernels/on-gpu`).
+//! Tests the kernels against the references, at odd sizes and misaligned starts: always with their source on the
+//! processor, and on a GPU where there is one (`--ignored`, by `kernels/on-gpu`).
 
 #[path = "../emulated/mod.rs"]
 mod emulated;
@@ -12,10 +12,11 @@ mod sm90_scrub;
 
 use proptest::test_runner::Config;
 
-/// Ranges with their distance from a place that is aligned.
+/// Ranges, each with its distance from an aligned address.
 type Case = Vec<(usize, Vec<u8>)>;
 
-/// Fewer cases where each is slow; cases that failed once are not kept, because no folder of the sources is written to.
+/// A configuration with this number of cases. Failed cases are not persisted, because tests must not write into the
+/// sources.
 fn cases(number: u32) -> Config {
     Config {
         cases: number,
@@ -24,7 +25,7 @@ fn cases(number: u32) -> Config {
     }
 }
 
-/// Bytes that hang on their place and on `seed`; about one of four is zero.
+/// Bytes that depend on their position and on `seed`; about one in four is zero.
 fn bytes(length: usize, seed: u64) -> Vec<u8> {
     let mut state = seed | 1;
     let mut next = || {

@@ -1,5 +1,5 @@
-//! The kernels under AddressSanitizer and ThreadSanitizer: what compute-sanitizer's memcheck and racecheck look for on a
-//! GPU is looked for here in the emulated kernels; and both, with the emulator itself, find planted mistakes.
+//! Runs the emulated kernels under AddressSanitizer and ThreadSanitizer, which look for what compute-sanitizer's
+//! memcheck and racecheck look for on a GPU. Planted mistakes show that the sanitizers and the emulator find them.
 
 use std::process::{Command, Output};
 
@@ -7,7 +7,7 @@ use cocoon_kernels::device::{Argument, Device as _, Kernel, Memory as _};
 
 use super::emulated::{Emulated, SANITIZER, Sanitizer, available};
 
-/// Names the planted mistake that the process is to run.
+/// Environment variable with the planted mistake that the process is to run.
 const FAULT: &str = "COCOON_FAULT";
 
 /// Whether this process runs under a sanitizer.
@@ -15,22 +15,23 @@ pub fn running() -> bool {
     Sanitizer::of_process() != Sanitizer::None
 }
 
-/// Runs some of the tests of this program again, under the sanitizer.
+/// Runs one test of this program again, under the sanitizer.
 fn again(sanitizer: Sanitizer, test: &str, fault: &str) -> Output {
     let program = std::env::current_exe().expect("this program");
-    // The test harness hands results on in a way that ThreadSanitizer does not see, as it was not compiled with it: named
-    // by its type, so that nothing of a kernel is passed over, which the planted race shows.
+    // ThreadSanitizer does not see how the test harness passes results on, because the harness is not instrumented. The
+    // suppression names only the type of the results, so it hides no race in a kernel; the planted race shows that.
     let suppressions = tempfile::NamedTempFile::new().expect("a temporary file");
     std::fs::write(suppressions.path(), "race:CompletedTest\n").expect("a temporary file");
     let thread_options = format!(
         "halt_on_error=1:exitcode=66:report_thread_leaks=0:suppressions={}",
         suppressions.path().display()
     );
-    // At addresses that are not random: ThreadSanitizer of GCC 12 has no place for the most random ones of newer systems.
+    // Addresses are not randomised: ThreadSanitizer of GCC 12 cannot handle the strongest randomisation of newer
+    // systems.
     let mut command = Command::new("setarch");
     command.args(["--addr-no-randomize", "env"]);
     if sanitizer != Sanitizer::None {
-        // For this program alone: setarch has random addresses still.
+        // Preloaded into this program only, because `setarch` itself still runs at random addresses.
         let library = sanitizer.library();
         command.arg(format!("LD_PRELOAD={}", library.display()));
     }
@@ -39,13 +40,13 @@ fn again(sanitizer: Sanitizer, test: &str, fault: &str) -> Output {
         .args([test, "--exact", "--test-threads=1", "--nocapture"])
         .env(FAULT, fault)
         .env(SANITIZER, sanitizer.name())
-        // What the test program itself leaks or keeps is not what is looked for.
+        // Leaks of the test program itself do not matter here.
         .env("ASAN_OPTIONS", "detect_leaks=0:exitcode=66")
         .env("TSAN_OPTIONS", thread_options);
     command.output().expect("this program runs")
 }
 
-/// A whole test of each kernel, with all its sizes and starts.
+/// Runs a whole test of each kernel, with all its sizes and starts.
 fn clean(sanitizer: Sanitizer) {
     if !available() || running() {
         return;
@@ -70,7 +71,7 @@ fn no_race_between_threads() {
     clean(Sanitizer::Thread);
 }
 
-/// In a process of its own: most mistakes end it.
+/// Runs in a separate process, because most mistakes end it.
 #[test]
 fn planted() {
     let Ok(fault) = std::env::var(FAULT) else {

@@ -1,4 +1,4 @@
-//! Hashing.
+//! Tests of hashing.
 
 use cocoon_kernels::device::{Device, Memory};
 use cocoon_kernels::{reference, sm90_blake3};
@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::emulated::{Emulated, available};
 use super::{Case, bytes, cases};
 
-/// The root of each message is what the reference and the `blake3` crate say.
+/// Checks that the root of each message equals that of the reference and of the `blake3` crate.
 pub fn hashes(device: &impl Device, case: &Case) {
     let memories: Vec<_> = case
         .iter()
@@ -37,7 +37,7 @@ pub fn hashes(device: &impl Device, case: &Case) {
     }
 }
 
-/// Around every border: of vectors, blocks, chunks, stages, tiles, and groups of tiles.
+/// Sizes around every boundary: vectors, blocks, chunks, stages, tiles, and groups of tiles.
 pub fn odd_sizes() -> Case {
     let lengths = [
         0, 1, 2, 15, 16, 17, 63, 64, 65, 127, 128, 129, 1023, 1024, 1025, 2047, 2048, 2049, 3072,
@@ -46,7 +46,7 @@ pub fn odd_sizes() -> Case {
     let mut case: Case = Vec::new();
     for (index, length) in lengths.iter().enumerate() {
         for skew in [0, 1, 4, 15, 16] {
-            // Long messages once each: what their start changes, the short ones show.
+            // Long messages get at most one start each; the short ones show the effect of all starts.
             if *length < 10_000 || skew == [0, 1, 4, 6, 16][index % 5] {
                 case.push((skew, bytes(*length, (length + skew) as u64)));
             }
@@ -84,7 +84,7 @@ fn emulated_with_any_batch() {
     });
 }
 
-/// More than 256 tiles, and so two passes over the tree, for two messages at once beside small ones.
+/// Two messages of more than 256 tiles, which need two passes over the tree, and two small ones.
 #[test]
 fn emulated_through_two_passes_of_the_tree() {
     if !available() {
@@ -100,7 +100,7 @@ fn emulated_through_two_passes_of_the_tree() {
     hashes(&Emulated::new("sm90_blake3", 2), &case);
 }
 
-/// Tiles beyond 4 GiB, of which the kernel runs alone: their values are those of the reference at the same chunks.
+/// Runs single tiles beyond 4 GiB. Their values must equal those of the reference at the same chunks.
 #[test]
 fn emulated_beyond_4_gib() {
     use cocoon_kernels::device::Argument;
@@ -110,7 +110,7 @@ fn emulated_beyond_4_gib() {
     }
     let (tile, tiles) = (sm90_blake3::TILE, 40_961);
     let length = (tiles - 1) * tile + 1500;
-    // Never written, and so never in memory, except where the tiles are.
+    // The memory is committed only where tiles are written.
     let device = Emulated::new("sm90_blake3", 0);
     let mut memory = device
         .allocate(length)

@@ -1,4 +1,4 @@
-//! Filling and counting.
+//! Tests of filling and counting.
 
 use cocoon_kernels::device::{Device, Memory};
 use cocoon_kernels::{reference, sm90_scrub};
@@ -9,13 +9,13 @@ use super::{Case, bytes, cases};
 
 const TILE: usize = 64 * 1024;
 
-/// Counts in every range, scrubs the even ones and fills the odd ones, and looks at every byte of the memory, of which
-/// no other may have changed.
+/// Counts in every range, scrubs the even ones and fills the odd ones. Then checks every byte of the memory: nothing
+/// outside of the ranges may have changed.
 pub fn counts_and_fills(device: &impl Device, case: &Case) {
     let mut memories: Vec<_> = case
         .iter()
         .map(|(skew, bytes)| {
-            // Seven bytes behind each range must stay as they are; under AddressSanitizer nothing is behind.
+            // Seven bytes after each range must not change. Under AddressSanitizer, nothing may follow it.
             let behind = if super::sanitized::running() { 0 } else { 7 };
             let mut whole = vec![0xa7; skew + bytes.len() + behind];
             whole[*skew..skew + bytes.len()].copy_from_slice(bytes);
@@ -78,7 +78,7 @@ pub fn counts_and_fills(device: &impl Device, case: &Case) {
     }
 }
 
-/// Around every border: of vectors, of tiles, of the alignment of tiles.
+/// Sizes and starts around every boundary: vectors, tiles, and the alignment of tiles.
 pub fn odd_sizes(tile: usize) -> Case {
     let lengths = [
         0,
@@ -129,7 +129,7 @@ fn emulated_with_any_batch() {
     });
 }
 
-/// One byte among zeros, at each border.
+/// Places one byte among zeros, at each boundary.
 #[test]
 fn emulated_a_single_byte_is_found_wherever_it_is() {
     if !available() {
