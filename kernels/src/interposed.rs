@@ -101,7 +101,8 @@ pub fn live_bytes(moment: u64) -> u64 {
 /// that are not zero. Adds both numbers to the counts.
 ///
 /// # Errors
-/// [`ScrubError`] if the memory could not be overwritten or counted. Memory that was given back then stays dirty.
+/// [`ScrubError`] if the memory could not be overwritten or counted. Memory that was given back then stays dirty, as it
+/// does if bytes of it were not zero.
 ///
 /// # Safety
 /// Each entry of `pool`, an address and a size, must lie in one allocation on this GPU, which nobody uses meanwhile.
@@ -118,7 +119,8 @@ pub unsafe fn scrub(gpu: &Gpu, pool: &[(u64, u64)]) -> Result<Scrubbed, ScrubErr
         sm90_scrub::scrub(gpu, &mut ranges?)
     });
     let mut ledger = ledger();
-    ledger.put_back(&blocks, outcome.is_err());
+    let clean = outcome.as_ref().is_ok_and(|scrubbed| scrubbed.residue == 0);
+    ledger.put_back(&blocks, !clean);
     if let Ok(scrubbed) = outcome {
         ledger.scrubbed(scrubbed.bytes, scrubbed.residue);
     }

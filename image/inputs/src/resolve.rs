@@ -47,7 +47,7 @@ pub enum ResolveError {
     },
     /// A metapackage does not have exactly one dependency to follow.
     #[error(
-        "{package} must depend on exactly one package whose name starts with its own first word, it depends on: {depends}"
+        "{package} must depend on exactly one package whose name starts with its own first two words, it depends on: {depends}"
     )]
     NotMeta {
         /// Name of the package.

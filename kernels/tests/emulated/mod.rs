@@ -11,6 +11,8 @@ use std::cell::Cell;
 use std::ffi::c_void;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::LazyLock;
+use std::time::SystemTime;
 
 use cocoon_kernels::device::{Argument, Device, DeviceError, Kernel, Memory};
 
@@ -128,11 +130,22 @@ impl Emulated {
     }
 }
 
+/// Identifies this process among all that ever compiled into the folder: process identifiers come again, and a library of
+/// an earlier process may be of other sources.
+static THIS_PROCESS: LazyLock<String> = LazyLock::new(|| {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    format!(
+        "{}-{}",
+        std::process::id(),
+        since.unwrap_or_default().as_nanos()
+    )
+});
+
 /// Compiles into a file of this process, because other test processes compile at the same time.
 fn compiled(source: &str, sanitizer: Sanitizer) -> PathBuf {
     let emulator = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/emulator");
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let name = format!("{source}-{}-{}", sanitizer.name(), std::process::id());
+    let name = format!("{source}-{}-{}", sanitizer.name(), *THIS_PROCESS);
     let output = folder.join(format!("{name}.so"));
     if output.exists() {
         return output;

@@ -37,6 +37,9 @@ pub fn hashes(device: &impl Device, case: &Case) {
     }
 }
 
+/// Offsets of messages from an aligned address, in bytes.
+const SKEWS: [usize; 5] = [0, 1, 4, 15, 16];
+
 /// Sizes around every boundary: vectors, blocks, chunks, stages, tiles, and groups of tiles.
 pub fn odd_sizes() -> Case {
     let lengths = [
@@ -45,9 +48,9 @@ pub fn odd_sizes() -> Case {
     ];
     let mut case: Case = Vec::new();
     for (index, length) in lengths.iter().enumerate() {
-        for skew in [0, 1, 4, 15, 16] {
+        for skew in SKEWS {
             // Long messages get at most one start each; the short ones show the effect of all starts.
-            if *length < 10_000 || skew == [0, 1, 4, 6, 16][index % 5] {
+            if *length < 10_000 || skew == SKEWS[index % SKEWS.len()] {
                 case.push((skew, bytes(*length, (length + skew) as u64)));
             }
         }

@@ -64,7 +64,7 @@ pub enum UnpackError {
     },
     /// A kept hard link does not point to an earlier, kept regular file of the same package.
     #[error(
-        "member {path} is a hard link to {target:?}, which is not an earlier file of the package"
+        "member {path} is a hard link to {target:?}, which is not an earlier, kept file of the package"
     )]
     HardLink {
         /// Path of the link.

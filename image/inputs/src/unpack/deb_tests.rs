@@ -121,7 +121,7 @@ fn members_that_leave_the_folder_or_are_no_files_are_refused() {
         ),
         (
             ("a", Type::Link, "../c", b""),
-            "member a is a hard link to \"../c\", which is not an earlier file of the package",
+            "member a is a hard link to \"../c\", which is not an earlier, kept file of the package",
         ),
         (
             ("a", Type::Block, "", b""),
