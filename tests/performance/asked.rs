@@ -1,4 +1,4 @@
-//! What clients ask over attested connections, and their answers, timed as they arrive.
+//! Sends chat requests over attested connections, and times the answers as they arrive.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use crate::appliance::Appliance;
 use crate::streams::{QUESTION, Timing, Together};
 
-/// A verified connection.
+/// Opens a verified connection.
 pub async fn connect(
     verifier: &Verifier,
     appliance: &Appliance,
@@ -20,7 +20,7 @@ pub async fn connect(
     Ok(verifier.connect(&appliance.address).await?)
 }
 
-/// Asks on the first `count` connections at once.
+/// Sends the question on the first `count` connections at once.
 pub async fn ask(
     mut clients: Vec<AttestedConnection>,
     model: &str,
@@ -98,7 +98,7 @@ fn heard(json: &[u8], now: Duration, timing: &mut Timing) -> anyhow::Result<()> 
     Ok(())
 }
 
-/// The question, streamed, greedily, with the count of tokens at the end.
+/// Returns the question as a streaming request with greedy sampling and token usage at the end.
 pub fn request(model: &str, tokens: u32) -> ChatRequest {
     ChatRequest {
         model: model.to_owned(),

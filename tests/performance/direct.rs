@@ -1,8 +1,8 @@
-//! The engine alone: its process, asked over its socket pair as the agent asks it, with nothing in between.
+//! The engine alone: its process, used over its socket pair as the agent uses it, with nothing in between.
 //!
-//! Not the library in the process that asks: these programs do not link the engine, whose build takes tens of minutes and whose
-//! allocator, threads and compiler settings would be others than in the appliance. What the socket pair costs is in both sides
-//! of the comparison; it is two copies of some dozens of bytes for each token, which takes milliseconds to compute.
+//! The engine is not linked into this process as a library. Its build takes tens of minutes, and its allocator, threads
+//! and compiler settings would differ from those in the appliance. The cost of the socket pair is on both sides of the
+//! comparison: two copies of some dozens of bytes per token, which takes milliseconds to compute.
 
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::process::Child;
@@ -21,10 +21,10 @@ use tokio::time::{Instant, timeout};
 use crate::appliance::{self, Setup};
 use crate::streams::{Timing, Together};
 
-/// For loading and for each answer.
+/// Time limit for loading the model, and for each answer.
 const DEADLINE: Duration = Duration::from_secs(600);
 
-/// A running engine; it ends with the value.
+/// A running engine, killed on drop.
 pub struct Direct {
     process: Child,
     socket: UnixStream,
@@ -34,7 +34,7 @@ pub struct Direct {
 }
 
 impl Direct {
-    /// Starts one and waits until it is ready.
+    /// Starts an engine and waits until it is ready.
     pub async fn start(setup: &Setup) -> anyhow::Result<Self> {
         let (ours, theirs) = StdUnixStream::pair()?;
         ours.set_nonblocking(true)?;
@@ -51,7 +51,7 @@ impl Direct {
         }
     }
 
-    /// Asks `count` times at once.
+    /// Asks the question `count` times at once.
     pub async fn ask(&mut self, text: &str, tokens: u32, count: usize) -> anyhow::Result<Together> {
         let first = self.next;
         self.next += count as u64;
@@ -110,13 +110,13 @@ impl Direct {
 
 impl Drop for Direct {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // The process may have ended already.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
 }
 
-/// What the agent makes of the same question.
+/// Returns the request that the agent makes of the same question.
 fn generation(text: &str, max_tokens: u32) -> Generation {
     let turn = Turn {
         speaker: Speaker::User,

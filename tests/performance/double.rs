@@ -1,5 +1,5 @@
-//! An engine without a model, in this process: it says a word at a steady pace for as many tokens as it is asked for.
-//! What it measures is the agent.
+//! A stand-in engine in this process, without a model: it sends words at a steady pace, as many as requested.
+//! Measurements with it show what the agent costs.
 
 use std::collections::HashMap;
 use std::io;
@@ -22,9 +22,9 @@ use tokio::time::interval;
 pub const MODEL: &str = "a-word";
 const PROMPT: u32 = 20;
 
-/// Starts such engines.
+/// Starts stand-in engines.
 pub struct Double {
-    /// Between two tokens of an answer.
+    /// Time between two tokens of an answer.
     pub pace: Duration,
 }
 
@@ -36,7 +36,7 @@ impl Default for Double {
     }
 }
 
-/// Ends with its socket.
+/// Process handle that does nothing: the stand-in ends when its socket closes.
 struct Nothing;
 
 impl Process for Nothing {
@@ -48,7 +48,7 @@ impl Launcher for Double {
         let (stream, theirs) = StdUnixStream::pair()?;
         let pace = self.pace;
         Handle::current().spawn(async move {
-            // An engine that is cut off just ends.
+            // An engine whose socket is closed simply ends.
             let _ = run(theirs, pace).await;
         });
         Ok(Launched {
@@ -92,7 +92,7 @@ async fn run(socket: StdUnixStream, pace: Duration) -> anyhow::Result<()> {
                     running.insert(id, tokio::spawn(answer).abort_handle());
                 }
                 ToEngine::Cancel { id } => {
-                    // The end of all others is on its way.
+                    // All other answers have ended, and their last frames are on the way.
                     if let Some(answer) = running.remove(&id) {
                         answer.abort();
                         frames.send(FromEngine::Gone { id }).await?;
@@ -103,7 +103,7 @@ async fn run(socket: StdUnixStream, pace: Duration) -> anyhow::Result<()> {
     }
 }
 
-/// Who no longer listens is the agent, and then everything ends.
+/// Sends one answer. Returns `None` when the agent no longer listens, and then everything ends.
 async fn answer(
     id: u64,
     tokens: u32,

@@ -1,5 +1,5 @@
-//! Attested handshakes against plain ones: client and server in this process, on the same processors, new connections
-//! every time, no tickets.
+//! Compares attested handshakes with plain ones: client and server in this process, on the same processors, with a new
+//! connection each time and no tickets.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -31,16 +31,16 @@ pub struct Options {
     rounds: usize,
 }
 
-/// What is opened.
+/// What a measured client opens.
 #[derive(Clone, Copy)]
 enum Kind {
-    /// TLS with an ordinary certificate, and one request, as an attestation is one.
+    /// TLS with an ordinary certificate and one request, because an attestation is also one request.
     Plain,
-    /// TLS with the appliance and the same request: its certificate is received and believed.
+    /// TLS with the appliance and the same request, without verification of the certificate.
     Unjudged,
     /// TLS with the appliance, evidence for a nonce, and both verdicts.
     AttestedFirst,
-    /// The same by a client that has judged this certificate's boot document before.
+    /// The same, by a client that has already judged the boot document of this certificate.
     AttestedAgain,
 }
 
@@ -54,7 +54,7 @@ const KINDS: [(Kind, &str); 4] = [
     (Kind::AttestedAgain, "attested, by one client"),
 ];
 
-/// Everybody that connections are opened to, and by.
+/// Servers and clients of the measurements.
 struct World {
     plain: SocketAddr,
     appliance: SocketAddr,
@@ -115,7 +115,7 @@ pub async fn measure(options: &Options) -> anyhow::Result<Table> {
     Ok(table)
 }
 
-/// Connections per second, when `parallel` are being opened all the time.
+/// Returns connections per second while `parallel` clients open connections continuously.
 async fn rate(
     world: &Arc<World>,
     kind: Kind,
@@ -155,7 +155,7 @@ async fn open(world: &World, kind: Kind) -> anyhow::Result<()> {
             return Ok(());
         }
     };
-    // A new one each time: it remembers tickets.
+    // A new client each time, because a client remembers tickets.
     let mut connection = Stranger::new().connect(address).await;
     connection.ask("GET", "/v1/models", "").await;
     Ok(())

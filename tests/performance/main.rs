@@ -1,8 +1,11 @@
-//! What serving costs, measured on this machine: the whole path against the engine alone, the engine against others,
-//! attested handshakes against plain ones, and an hour's worth of streams in ten minutes. See `README.md` here.
+//! Measures what serving costs on this machine: the whole path against the engine alone, the engine
+//! against others, attested handshakes against plain ones, and a soak test with many streams for ten
+//! minutes. See `README.md` in this folder.
 //!
-//! What is compared is measured in one run, in turns, and shown as medians. Nothing here fails a test: figures are of a
-//! machine and a moment. `cargo bench -p cocoon-tests --bench performance -- --help` says what there is.
+//! Alternatives are measured in turns in one run, and reported as medians. These programs are no tests, because
+//! figures depend on the machine and the moment; only a missed goal of the soak makes the command fail.
+//!
+//! `cargo bench -p cocoon-tests --bench performance -- --help` lists the measurements.
 
 mod asked;
 mod direct;

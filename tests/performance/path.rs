@@ -1,4 +1,4 @@
-//! The whole path against the engine alone.
+//! Compares the whole path with the engine alone.
 
 use clap::Args;
 use cocoon_tests::processes::processor_time;
@@ -28,7 +28,7 @@ pub struct Options {
     rounds: usize,
 }
 
-/// What was measured of one number of streams: tokens per second and milliseconds, of both ways, turn by turn.
+/// Results for one number of streams, by turn: tokens per second and milliseconds, of the engine alone and of the path.
 #[derive(Default)]
 struct Figures {
     throughput: [Vec<f64>; 2],
@@ -36,7 +36,8 @@ struct Figures {
 }
 
 impl Figures {
-    /// The figures of a row: medians, and for what is compared, which is compared within each turn, its middle half.
+    /// Returns the figures of a row: medians, and for the ratio and the added time, which are formed within
+    /// each turn, also both quartiles.
     fn row(&self) -> [f64; 10] {
         let turns = |both: &[Vec<f64>; 2], of: fn(f64, f64) -> f64| {
             let pairs = both[0].iter().zip(&both[1]);
@@ -68,14 +69,14 @@ pub async fn measure(options: &Options) -> anyhow::Result<Table> {
     let setup = subject.setup(u16::try_from(most)?);
     let mut figures: Vec<Figures> = options.streams.iter().map(|_| Figures::default()).collect();
     for round in 0..options.rounds {
-        // Both engines anew: where a process happens to lie in memory makes it some hundredths faster or slower.
+        // Both engines are started anew: the memory layout of a process makes it a few per cent faster or slower.
         let mut direct = Direct::start(&setup).await?;
         let appliance = Appliance::start(setup.clone()).await?;
         let mut clients = Vec::new();
         for _ in 0..most {
             clients.push(connect(&appliance.verifier(), &appliance).await?);
         }
-        // Both are warm before anything counts.
+        // Warms up both before the measurement.
         direct.ask(QUESTION, 4, 2).await?;
         clients = ask(clients, &setup.model, 4, 2).await?.1;
         for (count, figures) in options.streams.iter().zip(&mut figures) {
@@ -132,26 +133,26 @@ pub async fn measure(options: &Options) -> anyhow::Result<Table> {
     Ok(table)
 }
 
-/// Milliseconds of the path alone, medians.
+/// Medians for the path alone, in milliseconds.
 struct Alone {
-    /// To the first text.
+    /// Time to the first text.
     first: f64,
-    /// Of the processors, for one whole answer of one token, on both sides.
+    /// Processor time of client and agent for one complete answer of one token.
     processor: f64,
 }
 
 impl Alone {
-    /// How much later answers come than a single one would, in the mean, where `count` are asked for at once.
+    /// Returns the mean delay of `count` answers requested at once, compared with a single answer.
     fn queueing(&self, count: usize) -> f64 {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let rounds = count.div_ceil(processors) as f64;
-        // The first round waits for nobody, the last for all before it.
+        // The first round waits for nothing, and the last one for all before it.
         self.processor * (rounds - 1.0) / 2.0
     }
 }
 
-/// The path with an engine that answers at once: all that it takes is the path's. A prompt takes a real engine hundreds of
-/// milliseconds, never twice the same, and hides what little is added.
+/// Measures the path with an engine that answers at once, so that all the time is the path's. With a real engine, a
+/// prompt takes hundreds of milliseconds, which vary and hide the small addition.
 async fn first_alone(streams: &[usize]) -> anyhow::Result<Vec<Alone>> {
     const TURNS: usize = 50;
     let most = streams.iter().copied().max().unwrap_or(1);

@@ -1,7 +1,7 @@
-//! The engine alone against others, on the same model file, the same question and as many tokens, greedily.
+//! Compares the engine alone with others: the same model file, question and number of tokens, with greedy sampling.
 //!
-//! The others are installed into the cache by their ordinary clients, under lock files. Each measurement is a process of
-//! its own that loads the model, answers something short, and then the question.
+//! The others are installed into the cache by their usual package managers, from lock files. Each measurement runs in a
+//! process of its own, which loads the model, answers a short prompt, and then the question.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -19,7 +19,7 @@ use crate::direct::Direct;
 use crate::subject::{self, Subject};
 use crate::table::{Table, median};
 
-/// For one process of a peer.
+/// Time limit for one process of a peer.
 const DEADLINE: Duration = Duration::from_secs(900);
 
 #[derive(Args)]
@@ -34,7 +34,7 @@ pub struct Options {
     rounds: usize,
 }
 
-/// What a script prints, in seconds from the question.
+/// Output of a script; times are in seconds from the question.
 #[derive(Deserialize)]
 struct Said {
     prompt_tokens: u32,
@@ -44,12 +44,12 @@ struct Said {
 }
 
 impl Said {
-    /// Tokens of the prompt per second until the first one of the answer.
+    /// Returns the prompt's tokens per second until the first token of the answer.
     fn prefill(&self) -> f64 {
         f64::from(self.prompt_tokens) / self.first
     }
 
-    /// Tokens of the answer per second after its first.
+    /// Returns the answer's tokens per second after the first token.
     fn decode(&self) -> f64 {
         f64::from(self.completion_tokens.saturating_sub(1)) / (self.last - self.first)
     }
@@ -161,14 +161,14 @@ async fn peer(
     Ok(serde_json::from_str(line)?)
 }
 
-/// The folders that the peers are installed in, each with its script.
+/// Installs the peers, and returns their folders, each with its script.
 fn peers() -> anyhow::Result<[PathBuf; 2]> {
     let place = "tests/performance";
     let source = workspace().join(place).join("peers");
     let python = installed::python(place, &source)?;
-    // The binaries for other machines are optional; those for this one are asked for by name.
+    // The binaries for other platforms are optional packages; those for this one are direct dependencies.
     let node = installed::node_without_optional(place, &source)?;
-    // Node looks for packages beside the script.
+    // Node looks for packages in the script's folder.
     for (root, script) in [(&python, "wheel.py"), (&node, "llama.mjs")] {
         std::fs::copy(source.join(script), root.join(script))
             .with_context(|| format!("cannot copy {script}"))?;

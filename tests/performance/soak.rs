@@ -1,7 +1,8 @@
-//! Many streams for a long time: clients that read slowly, clients that leave, and the agent's memory.
+//! A soak test: many streams for a long time, with clients that read slowly and clients that leave, and
+//! the agent's memory over time.
 //!
-//! The agent runs in a process of its own, so that its memory is nobody else's. Its engine is a stand-in without a model
-//! unless the real one is asked for.
+//! The agent runs in a process of its own, so that only its own memory is measured. Its engine is a stand-in without a
+//! model unless the real one is requested.
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -26,11 +27,11 @@ use crate::soak_streams::{Account, Stream};
 use crate::subject::{self, Subject};
 use crate::table::Table;
 
-/// Between two looks at the memory.
+/// Interval between two samples of the memory.
 const LOOK: Duration = Duration::from_secs(1);
-/// What is flat for the engine: by how much what it never gives back may grow.
+/// Maximum growth factor of the engine's lowest memory use, which is what it never gives back.
 const GROWTH: f64 = 1.1;
-/// For the agent's start, and for every stream's end when time is up.
+/// Time limit for the agent's start, and for the end of all streams when time is up.
 const DEADLINE: Duration = Duration::from_secs(180);
 
 #[derive(Args)]
@@ -71,7 +72,7 @@ pub struct Serve {
     slots: u16,
 }
 
-/// What the agent's process says first.
+/// First line that the agent's process prints.
 #[derive(Serialize, Deserialize)]
 struct Hello {
     address: String,
@@ -79,7 +80,7 @@ struct Hello {
     roots: Vec<Vec<u8>>,
 }
 
-/// Runs the agent until standard input ends.
+/// Runs the agent until standard input is closed.
 pub async fn serve(options: Serve) -> anyhow::Result<()> {
     let (slots, model) = (options.slots, options.model);
     let appliance = match options.engine {
@@ -101,13 +102,13 @@ pub async fn serve(options: Serve) -> anyhow::Result<()> {
         roots: policy().development_roots,
     };
     println!("{}", serde_json::to_string(&hello)?);
-    // The runtime serves meanwhile.
+    // Meanwhile the runtime serves.
     let ended = || std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
     tokio::task::spawn_blocking(ended).await??;
     Ok(())
 }
 
-/// The agent's process, and how to speak to it.
+/// The agent's process, and what a client needs to connect to it.
 struct Agent {
     process: Child,
     verifier: Verifier,
@@ -142,7 +143,7 @@ pub async fn measure(options: &Options) -> anyhow::Result<Table> {
     }
     let all = async { while streams.join_next().await.is_some() {} };
     let stuck = tokio::time::timeout(DEADLINE, all).await.is_err();
-    // A whole answer still comes, and with it all that was held is free.
+    // A complete answer must still be possible once all streams have ended and released what they held.
     let last = Stream {
         verifier: agent.verifier.clone(),
         address: agent.address.clone(),
@@ -185,7 +186,7 @@ pub async fn measure(options: &Options) -> anyhow::Result<Table> {
         options.flat,
     );
     if options.real {
-        // It goes up and down with what is read and written: what must not grow is the least, which is never given back.
+        // The engine's memory varies with the load. What must not grow is the minimum, which is never given back.
         let sizes: Vec<f64> = looks.iter().map(|(_, memory)| memory.engine).collect();
         let least = |sizes: &[f64]| sizes.iter().copied().fold(f64::INFINITY, f64::min);
         let (before, after) = (least(&sizes[middle..last]), least(&sizes[last..]));
@@ -249,13 +250,13 @@ async fn start(options: &Options) -> anyhow::Result<Agent> {
 /// Resident memory in MiB.
 struct Memory {
     agent: f64,
-    /// Of its children.
+    /// Memory of the agent's child processes.
     engine: f64,
 }
 
 impl Memory {
     fn of(pid: u32) -> anyhow::Result<Self> {
-        // A child that ends meanwhile has none.
+        // A child that ends meanwhile counts as zero.
         let engine = children(pid)?
             .into_iter()
             .filter_map(|pid| resident(pid).ok());
@@ -273,7 +274,7 @@ fn resident(pid: u32) -> anyhow::Result<f64> {
     Ok(kib.context("no VmRSS")?.parse::<f64>()? / 1024.0)
 }
 
-/// Of the line that fits best, per unit of the first.
+/// Returns the slope of the least-squares line through the points.
 fn slope(points: &[(f64, f64)]) -> f64 {
     let count = f64::from(u32::try_from(points.len()).unwrap_or(u32::MAX)).max(1.0);
     let mean = |of: fn(&(f64, f64)) -> f64| points.iter().map(of).sum::<f64>() / count;

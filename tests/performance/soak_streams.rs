@@ -1,4 +1,4 @@
-//! The clients of a soak: one answer after another, some read slowly, some given up.
+//! The clients of the soak test: each requests one answer after another, reads some slowly, and abandons some.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,10 +11,10 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::asked::request;
 
-/// Longest silence within an answer that somebody reads.
+/// Maximum silence within an answer that a client reads.
 const SILENCE: Duration = Duration::from_secs(60);
 
-/// What became of requests.
+/// Counters of the requests' outcomes.
 #[derive(Default)]
 pub struct Account {
     whole: AtomicU64,
@@ -27,7 +27,7 @@ pub struct Account {
 }
 
 impl Account {
-    /// Names and numbers.
+    /// Returns the names and values of the counters.
     pub fn counts(&self) -> Vec<(&'static str, f64)> {
         let count = |counter: &AtomicU64| {
             f64::from(u32::try_from(counter.load(Ordering::Relaxed)).unwrap_or(u32::MAX))
@@ -42,7 +42,7 @@ impl Account {
         ]
     }
 
-    /// What broke, and how often.
+    /// Returns the errors of broken answers, and how often each occurred.
     pub fn reasons(&self) -> Vec<String> {
         let why = self.why.lock().unwrap();
         let told = why
@@ -52,7 +52,7 @@ impl Account {
     }
 }
 
-/// One client.
+/// A client.
 pub struct Stream {
     pub verifier: Verifier,
     pub address: Address,
@@ -61,16 +61,16 @@ pub struct Stream {
     pub until: Instant,
 }
 
-/// How an answer is read.
+/// How a client reads an answer.
 #[derive(Clone, Copy)]
 enum Manner {
     AtOnce,
     Slowly,
-    /// Left after so many pieces.
+    /// The client disconnects after this number of pieces.
     Leaving(u64),
 }
 
-/// What one request came to.
+/// Outcome of a request.
 enum End {
     Whole,
     Left,
@@ -80,7 +80,7 @@ enum End {
 }
 
 impl Stream {
-    /// Asks until time is up.
+    /// Requests answers until time is up.
     pub async fn run(self, seed: u64) {
         let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
         let mut connection = None;
@@ -112,7 +112,7 @@ impl Stream {
         }
     }
 
-    /// One whole answer, or an error.
+    /// Requests one answer, retries while all slots are taken, and fails unless the answer is complete.
     pub async fn once(self, tokens: u32) -> anyhow::Result<()> {
         while Instant::now() < self.until {
             match self.ask(None, tokens, Manner::AtOnce).await.0 {
@@ -162,7 +162,7 @@ impl Stream {
                 Ok(Some(Ok(_))) => pieces += 1,
             }
             match manner {
-                // The connection goes with it: that is how clients leave.
+                // Dropping the connection is how clients leave.
                 Manner::Leaving(after) if pieces > after => return (End::Left, None),
                 Manner::Slowly => sleep(Duration::from_millis(200)).await,
                 _ => {}
@@ -171,7 +171,7 @@ impl Stream {
     }
 }
 
-/// Numbers that repeat from run to run (xorshift).
+/// Pseudo-random numbers that are the same in every run (xorshift).
 struct Random(u64);
 
 impl Random {

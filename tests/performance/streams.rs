@@ -1,38 +1,38 @@
-//! One answer as it arrives, timed, whoever gives it; and what is asked.
+//! The question, and the times at which the parts of an answer arrive, from any source.
 
 use std::time::Duration;
 
-/// About forty tokens in the model's template; small models go on and on about it.
+/// About forty tokens in the model's template. Small models write long answers to it.
 pub const QUESTION: &str = "Write a long story about a river, a mill and seven villages.";
 
-/// When what of an answer came, from the moment that it was asked for.
+/// Times of an answer's parts since its request, and its token counts.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Timing {
-    /// The first text.
+    /// When the first text arrived.
     pub first: Duration,
-    /// The last text.
+    /// When the last text arrived.
     pub last: Duration,
-    /// Tokens of the answer.
+    /// Number of tokens in the answer.
     pub tokens: u32,
-    /// Tokens of the prompt.
+    /// Number of tokens in the prompt.
     pub prompt: u32,
 }
 
-/// Answers that ran at once.
+/// Answers that ran concurrently.
 pub struct Together {
-    /// Each of them.
+    /// Times of each answer.
     pub answers: Vec<Timing>,
 }
 
 impl Together {
-    /// Tokens per second of all of them, from the first request to the last token.
+    /// Returns the tokens per second of all answers together, from the first request to the last token.
     pub fn throughput(&self) -> f64 {
         let tokens: u32 = self.answers.iter().map(|answer| answer.tokens).sum();
         let last = self.answers.iter().map(|answer| answer.last).max();
         f64::from(tokens) / last.unwrap_or_default().as_secs_f64()
     }
 
-    /// Milliseconds to the first text, the mean over the answers.
+    /// Returns the mean time to the first text, in milliseconds.
     pub fn first(&self) -> f64 {
         let all: f64 = self
             .answers

@@ -1,4 +1,5 @@
-//! What is measured: an engine of these sources, and the default model as published and as the appliance serves it.
+//! The engine and model that are measured: an engine of these sources, and the default
+//! model as published and as served.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -31,9 +32,9 @@ pub struct Options {
 
 /// An engine and a model.
 pub struct Subject {
-    /// The model as it was published, for other programs.
+    /// The model file as published, for other programs.
     pub published: PathBuf,
-    /// Which engine and file these are.
+    /// Note for the table that names the file which is served.
     pub note: String,
     engine: PathBuf,
     folder: PathBuf,
@@ -68,7 +69,7 @@ impl Subject {
         })
     }
 
-    /// How the engine is started, for so many answers at once.
+    /// Returns the engine's parameters for this number of concurrent answers.
     pub fn setup(&self, slots: u16) -> Setup {
         Setup {
             engine: self.engine.clone(),
@@ -79,7 +80,7 @@ impl Subject {
     }
 }
 
-/// The model, and a folder with nothing but the file to be served.
+/// Returns the model, and a folder that contains only the file to serve.
 fn made(given: Option<&Path>, unchanged: bool) -> anyhow::Result<(Source, PathBuf)> {
     let place = cache()?.join("tests/performance");
     fs::create_dir_all(&place).with_context(|| format!("cannot create {}", place.display()))?;
@@ -108,7 +109,7 @@ fn made(given: Option<&Path>, unchanged: bool) -> anyhow::Result<(Source, PathBu
     Ok((source, folder))
 }
 
-/// The default model, from the locked inputs.
+/// Fetches the default model from the locked inputs.
 fn published(place: &Path) -> anyhow::Result<Source> {
     let (lock, _) = build::lock(&workspace())?;
     let reporter: Arc<dyn Reporter> = report::stderr();

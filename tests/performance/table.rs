@@ -1,4 +1,4 @@
-//! Results: medians, a table for people, JSON for programs.
+//! Tables of results: medians, as text for people and as JSON for programs.
 
 use std::io::Write as _;
 
@@ -14,7 +14,7 @@ pub struct Table {
 }
 
 impl Table {
-    /// An empty one; `columns` are named with their units.
+    /// Makes an empty table. Column names include their units.
     pub fn new(title: impl Into<String>, columns: &[&'static str]) -> Self {
         Self {
             title: title.into(),
@@ -25,15 +25,15 @@ impl Table {
         }
     }
 
-    /// Adds a row, one figure for each column.
+    /// Adds a row with one figure per column.
     pub fn row(&mut self, name: impl Into<String>, figures: &[f64]) {
         self.rows.push((name.into(), figures.to_vec()));
     }
 
-    /// Adds a row of one figure, and one of the most that it may be.
+    /// Adds a row with a figure, and a row with its maximum.
     pub fn goal(&mut self, name: impl Into<String>, figure: f64, most: f64) {
         let name = name.into();
-        // A figure that is no number meets nothing.
+        // NaN misses every goal.
         if figure.is_nan() || figure > most {
             self.missed.push(format!(
                 "{name}: {} instead of at most {}",
@@ -46,18 +46,18 @@ impl Table {
         self.row(goal, &[most]);
     }
 
-    /// Fails where a goal was missed.
+    /// Fails if a goal was missed.
     pub fn check(&self) -> anyhow::Result<()> {
         anyhow::ensure!(self.missed.is_empty(), "missed: {}", self.missed.join("; "));
         Ok(())
     }
 
-    /// Adds a line below.
+    /// Adds a line below the table.
     pub fn note(&mut self, text: impl Into<String>) {
         self.notes.push(text.into());
     }
 
-    /// Prints it to standard output, with the machine that it was measured on.
+    /// Prints the table to standard output, with the machine on which it was measured.
     pub fn print(&self, json: bool) -> anyhow::Result<()> {
         let text = match json {
             true => format!("{}\n", self.json()),
@@ -106,7 +106,7 @@ impl Table {
     }
 }
 
-/// Three digits that count.
+/// Formats a figure with about three significant digits.
 fn shown(figure: f64) -> String {
     match figure.abs() {
         size if size >= 100.0 => format!("{figure:.0}"),
@@ -115,12 +115,12 @@ fn shown(figure: f64) -> String {
     }
 }
 
-/// The middle one; zero of none.
+/// Returns the median, or zero if there are no figures.
 pub fn median(figures: &[f64]) -> f64 {
     quantile(figures, 0.5)
 }
 
-/// The figure below which `part` of all are, between neighbours in proportion; zero of none.
+/// Returns the quantile `part`, interpolated between neighbours, or zero if there are no figures.
 pub fn quantile(figures: &[f64], part: f64) -> f64 {
     let mut sorted = figures.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -136,7 +136,7 @@ pub fn quantile(figures: &[f64], part: f64) -> f64 {
     }
 }
 
-/// Processor, number of them, and how busy the machine was in the last minute.
+/// Describes the machine: number and model of its processors, and the load average of the last minute.
 fn machine() -> String {
     let processors = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = processors

@@ -1,23 +1,24 @@
-//! The artefacts of the image, from its locked inputs: what the predictions are made of.
+//! The image's artefacts from its locked inputs, as input for the predictions.
 
 use std::path::PathBuf;
 
 use crate::tools::Packages;
 
-/// Debian's kernel, the firmware for SEV-SNP, and the plain firmware with TPM of the same release as that for TDX.
+/// Debian's kernel, the firmware for SEV-SNP, and the firmware for plain machines with TPM, of the
+/// same release as that for TDX.
 pub struct Artefacts {
-    /// `boot/vmlinuz-…`.
+    /// Kernel: `boot/vmlinuz-…`.
     pub kernel: PathBuf,
-    /// The module through which a guest reads QEMU's settings.
+    /// Kernel module through which a guest reads QEMU's fw_cfg settings.
     pub fw_cfg_module: PathBuf,
-    /// `OVMF.amdsev.fd`.
+    /// SEV-SNP firmware: `OVMF.amdsev.fd`.
     pub snp_firmware: PathBuf,
-    /// Package `ovmf-generic`: code and variable store in one file and apart, with and without secure boot.
+    /// Package `ovmf-generic`: code and variable store in one file and separately, with and without secure boot.
     pub ovmf: Packages,
 }
 
 impl Artefacts {
-    /// Fetches and unpacks what is not there yet.
+    /// Fetches and unpacks what is missing.
     pub fn open() -> anyhow::Result<Self> {
         let kernel = Packages::of_image("kernel")?;
         let modules = kernel.only("usr/lib/modules", "", "")?;

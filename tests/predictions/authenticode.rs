@@ -1,4 +1,4 @@
-//! Authenticode digests against `osslsigncode`.
+//! Compares Authenticode digests with those of `osslsigncode`.
 
 use std::fs;
 use std::path::Path;
@@ -9,7 +9,7 @@ use crate::artefacts::Artefacts;
 use crate::pe_image::{Magic, PeImage, certificates};
 use crate::tools::{Packages, had, output, read};
 
-/// DER of the object identifiers 2.16.840.1.101.3.4.2.1 and .2.
+/// DER of the object identifier 2.16.840.1.101.3.4.2.1; the next constant is that of 2.16.840.1.101.3.4.2.2.
 const SHA256: &[u8] = b"\x60\x86\x48\x01\x65\x03\x04\x02\x01";
 const SHA384: &[u8] = b"\x60\x86\x48\x01\x65\x03\x04\x02\x02";
 
@@ -24,7 +24,7 @@ fn the_kernels_authenticode_digest_equals_osslsigncodes() {
     let table = certificates(&kernel).expect("Debian signs its kernel");
     let theirs = compared(&peer, "the kernel", &kernel);
 
-    // Debian's signature is no part of it: not by our reckoning, and not by theirs after they took it away.
+    // Debian's signature is not covered by the digest, neither in our computation nor in the peer's after removing it.
     let folder = tempfile::tempdir().unwrap();
     let bare = folder.path().join("bare");
     let mut remove = peer.program("osslsigncode");
@@ -51,7 +51,7 @@ fn the_authenticode_digest_of_odd_images_equals_osslsigncodes() {
         return;
     };
     let kernel = read(&artefacts.kernel).unwrap();
-    // A sound one, because the peer looks into it.
+    // A valid one, because the peer parses it.
     let table = &kernel[certificates(&kernel).expect("Debian signs its kernel")];
     let image = |magic, sections, backwards, trailing, certificates| {
         PeImage {
@@ -106,14 +106,14 @@ fn the_authenticode_digest_of_odd_images_equals_osslsigncodes() {
     ] {
         digests.push(compared(&peer, what, &image));
     }
-    // Certificates are not hashed; everything else is.
+    // Certificates are not hashed, but everything else is.
     digests.sort_unstable();
     digests.dedup();
     assert_eq!(digests.len(), 11);
 }
 
-/// The one known difference: Microsoft's specification, and the peer, pad a file to eight bytes; edk2 does not. A file
-/// that is not padded has two digests, and firmware measures ours.
+/// The one known difference: Microsoft's specification and the peer pad a file to eight bytes, and edk2 does not.
+/// Without padding, a file therefore has two digests, and firmware measures ours.
 #[test]
 fn a_file_of_odd_length_is_not_padded_as_osslsigncode_does() {
     let Some(peer) = had("osslsigncode", || Packages::of_tests("osslsigncode")) else {
@@ -139,7 +139,7 @@ fn a_file_of_odd_length_is_not_padded_as_osslsigncode_does() {
     }
 }
 
-/// Both digests of `image`, ours and theirs; the SHA-384.
+/// Asserts that both digests of `image` equal the peer's, and returns the SHA-384.
 fn compared(peer: &Packages, what: &str, image: &[u8]) -> [u8; 48] {
     let ours = authenticode_sha384(image).unwrap();
     assert_eq!(
@@ -157,7 +157,7 @@ fn compared(peer: &Packages, what: &str, image: &[u8]) -> [u8; 48] {
     ours
 }
 
-/// The digest that `osslsigncode` would sign.
+/// Returns the digest that `osslsigncode` would sign.
 fn osslsigncode(peer: &Packages, image: &[u8], hash: &str, identifier: &[u8]) -> Vec<u8> {
     let folder = tempfile::tempdir().unwrap();
     let (file, data) = (folder.path().join("image"), folder.path().join("data"));
@@ -172,7 +172,7 @@ fn osslsigncode(peer: &Packages, image: &[u8], hash: &str, identifier: &[u8]) ->
     digest_of(&data, identifier)
 }
 
-/// The digest in the PKCS#7 that has SpcIndirectDataContent and no signer: algorithm, octet string, empty set.
+/// Returns the digest in a PKCS#7 with SpcIndirectDataContent and no signer: algorithm, octet string, empty set.
 fn digest_of(pkcs7: &Path, identifier: &[u8]) -> Vec<u8> {
     let der = read(pkcs7).unwrap();
     let at = der

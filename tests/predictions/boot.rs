@@ -1,4 +1,4 @@
-//! A real boot: Debian's OVMF and kernel in QEMU, with a software TPM, and a guest that reports what was measured.
+//! A real boot: Debian's OVMF and kernel in QEMU with a software TPM, and a guest that reports what was measured.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -23,23 +23,23 @@ use tokio::time::timeout;
 use crate::artefacts::Artefacts;
 use crate::tools::{Packages, read};
 
-/// How long a boot may take under emulation on a busy machine; ten seconds are usual.
+/// Time limit for a boot under emulation on a busy machine; ten seconds are usual.
 const DEADLINE: Duration = Duration::from_secs(400);
-/// PID 1 of the guest.
+/// Init process (PID 1) of the guest.
 const INIT: &[u8] = include_bytes!("guest.sh");
-/// Device of the guest's report to us, and QEMU's end of it.
+/// Device through which the guest sends its report, connected to QEMU's end.
 const REPORT: &str = "virtserialport,bus=serial0.0,chardev=report0,name=report";
 
-/// What a boot needs beside the image's own artefacts.
+/// Programs that a boot needs besides the image's own artefacts.
 pub struct Programs {
     qemu: Qemu,
     swtpm: Packages,
-    /// What the guest runs: one file for all.
+    /// The only program in the guest, which provides all its commands.
     busybox: Vec<u8>,
 }
 
 impl Programs {
-    /// Fetches and unpacks what is not there yet.
+    /// Fetches and unpacks what is missing.
     pub async fn open() -> anyhow::Result<Self> {
         let obtained = qemu::find(None, report::stderr()).await?;
         Ok(Self {
@@ -49,12 +49,12 @@ impl Programs {
         })
     }
 
-    /// Major version of QEMU: whether firmware gets the kernel unchanged depends on it.
+    /// Returns the major version of QEMU, which determines whether firmware receives the kernel unchanged.
     pub fn qemu_major(&self) -> u32 {
         self.qemu.version.major
     }
 
-    /// The initrd of the guest that reports.
+    /// Returns the initrd of the reporting guest.
     pub fn initrd(&self, artefacts: &Artefacts) -> anyhow::Result<Vec<u8>> {
         let mut archive = Cpio::default();
         for folder in ["bin", "dev", "sys"] {
@@ -66,11 +66,11 @@ impl Programs {
         Ok(archive.finish())
     }
 
-    /// Boots `boot`, waits for the machine's end, and gives what the guest reported, by name.
+    /// Runs `boot` until the machine ends, and returns the parts of the guest's report by name.
     pub async fn run(&self, boot: &Boot<'_>) -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
         let folder = tempfile::tempdir()?;
         let socket = folder.path().join("tpm");
-        // The socket listens before either program starts, so neither can come too early.
+        // The socket listens before either program starts, so neither can connect too early.
         let listener = UnixListener::bind(&socket)?;
         let mut swtpm = tokio::process::Command::from(self.swtpm.program("swtpm"));
         swtpm
@@ -81,7 +81,7 @@ impl Programs {
                 "--ctrl",
                 "type=unixio,fd=0",
             ])
-            // Made new, a TPM has banks for SHA-1, SHA-256, SHA-384 and SHA-512.
+            // A new TPM has banks for SHA-1, SHA-256, SHA-384 and SHA-512.
             .arg("--tpmstate")
             .arg(format!("dir={}", folder.path().display()))
             .stdin(Stdio::from(OwnedFd::from(listener)))
@@ -105,7 +105,7 @@ impl Programs {
                 .concat()
         };
         ended.with_context(|| format!("the machine does not end: {}", said()))??;
-        // It ends when QEMU hangs up.
+        // The TPM ends when QEMU closes the connection.
         timeout(DEADLINE, swtpm.wait())
             .await
             .context("the software TPM goes on")??;
@@ -113,7 +113,7 @@ impl Programs {
     }
 }
 
-/// One machine.
+/// A machine to boot.
 pub struct Boot<'a> {
     pub firmware: Firmware,
     pub kernel: &'a Path,
@@ -121,20 +121,20 @@ pub struct Boot<'a> {
     pub command_line: &'a str,
     pub vcpus: u16,
     pub memory_mib: u32,
-    /// With the port of a GPU and this window for it, in MiB.
+    /// Size in MiB of the 64-bit window for a GPU; `None` for a machine without a GPU's port.
     pub mmio64_mib: Option<u32>,
 }
 
-/// Where firmware lies.
+/// The firmware's files, and how the machine maps them.
 pub enum Firmware {
-    /// One file with code and variables, given with `-bios` as the image's is.
+    /// One file with code and variables, passed with `-bios` as for the image.
     Whole(PathBuf),
-    /// Flash that only system management mode may write: secure boot builds insist on it.
+    /// Flash that only system management mode may write, which builds with secure boot require.
     Guarded { code: PathBuf, variables: PathBuf },
 }
 
 impl Boot<'_> {
-    /// The command line of a machine such as the host agent starts, with a TPM and a way for the guest to report.
+    /// Returns the arguments of a machine as the host agent starts it, with a TPM and a device for the guest's report.
     fn arguments(&self, folder: &Path) -> anyhow::Result<Vec<Argument>> {
         let initrd = folder.join("initrd");
         fs::write(&initrd, self.initrd)?;
@@ -219,19 +219,19 @@ impl Boot<'_> {
     }
 }
 
-/// Starts `command`; what it says goes to `log`.
+/// Starts `command`, whose output goes to `log`.
 fn logged(command: &mut Command, log: &Path) -> anyhow::Result<tokio::process::Child> {
     let log = Arc::new(File::create(log)?);
     command.stdout(log.try_clone()?).stderr(log.try_clone()?);
     command.spawn().with_context(|| format!("{command:?}"))
 }
 
-/// A path as QEMU's option lists take it.
+/// Escapes a path for QEMU's option lists.
 fn escaped(path: &Path) -> String {
     path.display().to_string().replace(',', ",,")
 }
 
-/// The guest's report in its parts.
+/// Splits the guest's report into its parts.
 fn reported(mut report: &[u8]) -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
     let mut parts = BTreeMap::new();
     loop {

@@ -1,19 +1,19 @@
-//! The event log of firmware with a TPM: parsed, replayed, and as a trust domain would have written it.
+//! The event log of firmware with a TPM: parsed, replayed, and converted to what a trust domain would have logged.
 //!
-//! TCG PC Client Platform Firmware Profile, crypto-agile format. Registers correspond as in edk2's
-//! `TdxMeasurementCommon.c` and the TDVF design guide: PCR 1 and 7 are RTMR0, 2 to 6 are RTMR1, 8 to 15 are RTMR2;
-//! PCR 0 is in MRTD.
+//! Format: TCG PC Client Platform Firmware Profile, crypto-agile. Registers correspond as in edk2's
+//! `TdxMeasurementCommon.c` and the TDVF design guide: PCR 1 and 7 are RTMR0, 2 to 6 are RTMR1, and 8 to 15 are RTMR2;
+//! MRTD takes the place of PCR 0.
 
 use anyhow::Context as _;
 use cocoon_measurements::tdx::event::{Rtmr, event_type};
 use sha2::{Digest as _, Sha384};
 
-/// `TPM_ALG_SHA384`.
+/// Algorithm identifier `TPM_ALG_SHA384`.
 const SHA384: u16 = 0x000c;
-/// Length of the first record, which has the old format, without its data.
+/// Bytes of the first record, which has the old format, without its data.
 const FIRST: usize = 32;
 
-/// An event with its SHA-384.
+/// An event with its SHA-384 digest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TpmEvent {
     pub pcr: u32,
@@ -22,7 +22,7 @@ pub struct TpmEvent {
     pub data: Vec<u8>,
 }
 
-/// All events of `log`, in order.
+/// Parses all events of `log`, in order.
 pub fn parse(log: &[u8]) -> anyhow::Result<Vec<TpmEvent>> {
     let mut rest = log;
     let first = take(&mut rest, FIRST)?;
@@ -64,7 +64,7 @@ pub fn parse(log: &[u8]) -> anyhow::Result<Vec<TpmEvent>> {
     Ok(events)
 }
 
-/// The register's value after its events.
+/// Returns the value of a register after all its events.
 pub fn replay(events: &[TpmEvent], pcr: u32) -> [u8; 48] {
     let extend = |register: [u8; 48], event: &TpmEvent| {
         Sha384::new()
@@ -79,11 +79,13 @@ pub fn replay(events: &[TpmEvent], pcr: u32) -> [u8; 48] {
         .fold([0; 48], extend)
 }
 
-/// The events that a trust domain's firmware measures too, in their order, under the register that they extend there.
+/// Selects the events that a trust domain's firmware measures too, in order, each with the
+/// register that it extends there.
 ///
-/// Two things differ, and both are checked here. At the end of its work the firmware puts a separator into each of PCR
-/// 0 to 6; a trust domain gets one, in the register of PCR `separator`. And QEMU offers `tpm_log`, the memory for a
-/// legacy event log, among its ACPI data only where there is a TPM; `None` where ACPI data are not measured.
+/// There are two differences, and this function checks both. When the firmware finishes, it measures a separator
+/// into each of PCR 0 to 6; a trust domain measures only one, into the register of PCR `separator`. QEMU lists
+/// `tpm_log`, the memory for a legacy event log, in its ACPI data only on a machine with a TPM; `None` means
+/// that ACPI data are not measured.
 pub fn as_in_a_trust_domain(
     events: Vec<TpmEvent>,
     separator: u32,

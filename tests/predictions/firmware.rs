@@ -1,4 +1,4 @@
-//! Releases and builds of OVMF whose real boots are compared with predictions, event by event.
+//! Releases and builds of OVMF, each booted for real and compared with the prediction event by event.
 
 use cocoon_measurements::tdx::boot_variables::BootApplications;
 use cocoon_measurements::tdx::rtmr::Edk2;
@@ -9,7 +9,8 @@ use crate::boot::{Firmware, Programs};
 use crate::measured::{Build, check};
 use crate::tools::{Packages, had};
 
-/// The release that the image uses, in the build for plain machines, with the port of a GPU and the firmware's window for it.
+/// The release that the image uses, in the build for plain machines, with a GPU's port and
+/// the firmware's window for it.
 #[tokio::test]
 async fn edk2_stable202508_measures_what_is_predicted() {
     let Some((artefacts, programs)) = opened().await else {
@@ -31,7 +32,7 @@ async fn edk2_stable202508_measures_what_is_predicted() {
     check(&artefacts, &programs, build).await.unwrap();
 }
 
-/// The same release with secure boot built in and no keys, as the image's firmware is.
+/// The same release with secure boot built in and no keys enrolled, like the image's firmware.
 #[tokio::test]
 async fn edk2_with_secure_boot_measures_what_is_predicted() {
     let Some((artefacts, programs)) = opened().await else {
@@ -57,7 +58,7 @@ async fn edk2_with_secure_boot_measures_what_is_predicted() {
     check(&artefacts, &programs, build).await.unwrap();
 }
 
-/// An older release: other boot options, no SMBIOS, another order on the command line.
+/// An older release: other boot options, no SMBIOS, and another order on the command line.
 #[tokio::test]
 async fn edk2_stable202502_measures_what_is_predicted() {
     let Some((artefacts, programs)) = opened().await else {
@@ -84,7 +85,7 @@ async fn edk2_stable202502_measures_what_is_predicted() {
     check(&artefacts, &programs, build).await.unwrap();
 }
 
-/// Firmware from before the changes of 2024 and 2025: it takes the kernel as QEMU patches it, so that what it measures
+/// Firmware from before the changes of 2024 and 2025. It receives the kernel as patched by QEMU, so its measurement
 /// depends on memory and initrd.
 #[tokio::test]
 async fn edk2_stable202211_measures_what_is_predicted() {

@@ -1,5 +1,5 @@
-//! The report of a real H100, with its certificates, that NVIDIA publishes with its Python verifier: judged as far as it goes
-//! together with the manifests of the same package, none of which is of its driver or its VBIOS.
+//! The report of a real H100 with its certificates, published by NVIDIA with its Python verifier. It is appraised with
+//! the reference manifests of the same package, none of which is for the report's driver or VBIOS.
 
 use std::path::PathBuf;
 
@@ -11,11 +11,11 @@ use cocoon_measurements::verdict::{Check, Outcome};
 
 use crate::tools::{had, wheel};
 
-/// Within the dates of the manifests: January 2025.
+/// A time at which the manifests are valid: January 2025.
 const NOW: u64 = 1_736_000_000;
-/// A report has 4 KB, twice as many in hexadecimal; a manifest 21 KB.
+/// Maximum file size in bytes: a report has 4 KB, twice that in hexadecimal, and a manifest 21 KB.
 const MOST: u64 = 64 << 10;
-/// Other versions than the report's.
+/// Manifests of other versions than the report's.
 const MANIFESTS: [&str; 2] = ["Driver_RIM_test_no_gpu", "1010_0200_882_96005E0001_PROD"];
 
 struct Published {
@@ -37,12 +37,12 @@ impl Published {
         })
     }
 
-    /// The question that it answers.
+    /// Returns the nonce that the report answers.
     fn nonce(&self) -> [u8; 32] {
         self.report[4..36].try_into().unwrap()
     }
 
-    /// Judged for this question, under NVIDIA's own roots; no OCSP response was published with it.
+    /// Appraises the report for this nonce, under NVIDIA's own roots. No OCSP response was published with it.
     fn judge(&self, nonce: [u8; 32]) -> GpuAppraisal {
         let evidence = GpuEvidence {
             report: &self.report,
@@ -109,14 +109,14 @@ fn a_real_report_verifies_under_nvidias_root() {
             "NV_GPU_VBIOS_1010_0200_882_96009F0001"
         )
     );
-    // The manifests beside it are of other versions.
+    // The manifests in the package are for other versions.
     let lacking = ["gpu.rim.driver", "gpu.rim.vbios", "gpu.measurements"];
     assert_eq!(ids(&judged), lacking);
     assert_eq!(
         failed(&judged)[0].found.as_deref(),
         Some("manifests of 545.00, 96.00.5E.00.01")
     );
-    // Another question, and every byte a while: the signature covers them all.
+    // Another nonce, and then changed bytes throughout the report: the signature covers them all.
     let mut other = nonce;
     other[31] ^= 1;
     assert_eq!(ids(&real.judge(other))[0], "gpu.nonce");

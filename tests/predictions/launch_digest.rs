@@ -1,4 +1,4 @@
-//! SEV-SNP launch digests against the Python package `sev-snp-measure`.
+//! Compares SEV-SNP launch digests with those of the Python package `sev-snp-measure`.
 
 use std::path::Path;
 use std::process::Command;
@@ -10,9 +10,10 @@ use cocoon_measurements::snp::launch::{FEATURE_SNP, KernelHashes, Vcpus, launch_
 use crate::artefacts::Artefacts;
 use crate::tools::{had, output, read, wheel};
 
-/// Numbers of virtual processors; its length shares no factor with the others', so that all combine.
+/// Numbers of virtual processors. The lengths of the three lists share no factor, so their values combine differently.
 const VCPUS: [u32; 4] = [1, 2, 4, 64];
-/// `SEV_FEATURES`: SNP alone, with debug register swap, with secure TSC, with both, with VMSA register protection.
+/// Values of `SEV_FEATURES`: SNP alone, with debug register swap, with secure TSC, with both,
+/// with VMSA register protection.
 const FEATURES: [u64; 5] = [
     FEATURE_SNP,
     FEATURE_SNP | 0x20,
@@ -20,10 +21,10 @@ const FEATURES: [u64; 5] = [
     FEATURE_SNP | 0x220,
     FEATURE_SNP | 0x4000,
 ];
-/// Least number of combinations that make a comparison.
+/// Minimum number of combinations for a meaningful comparison.
 const LEAST: usize = 12;
 
-/// What is booted; paths for the peer, which reads files.
+/// What is booted, as paths, because the peer reads files.
 struct Boot<'a> {
     kernel: Option<&'a Path>,
     initrd: Option<&'a Path>,
@@ -92,7 +93,7 @@ fn launch_digests_equal_those_of_sev_snp_measure() {
     assert_eq!(seen.len(), models.len(), "some combinations do not differ");
 }
 
-/// Firmware that knows nothing of kernel hashes has a launch digest too.
+/// Firmware without support for kernel hashes has a launch digest as well.
 #[test]
 fn launch_digests_of_other_firmware_equal_those_of_sev_snp_measure() {
     let Some((artefacts, peer)) = had("sev-snp-measure", || {
@@ -120,7 +121,7 @@ fn launch_digests_of_other_firmware_equal_those_of_sev_snp_measure() {
     }
 }
 
-/// The package, run from its wheel.
+/// The Python package, run from its wheel.
 struct Peer {
     wheel: std::path::PathBuf,
 }

@@ -1,5 +1,5 @@
-//! The locked firmware against numbers that other programs gave for its release: what a default run compares with does
-//! not come from the code that it tests.
+//! Compares measurements of the locked firmware with values that other programs computed for its release. These
+//! expected values are independent of the code under test.
 
 use cocoon_image::firmware::path;
 use cocoon_measurements::snp::firmware::SnpFirmware;
@@ -11,8 +11,8 @@ use sha2::{Digest as _, Sha384};
 
 use crate::tools::{Packages, had, read};
 
-/// MRTD of `OVMF.inteltdx.ms.fd` 2026.08+ds-2, with pages added and extended in one pass, and in two: computed with a
-/// program in Python, from Intel's description of TDH.MEM.PAGE.ADD and TDH.MR.EXTEND.
+/// MRTD of `OVMF.inteltdx.ms.fd` 2026.08+ds-2, with pages added and extended in one pass, and in two. Computed by a
+/// Python program from Intel's description of TDH.MEM.PAGE.ADD and TDH.MR.EXTEND.
 const MRTD: [(PageOrder, &str); 2] = [
     (
         PageOrder::SinglePass,
@@ -23,7 +23,7 @@ const MRTD: [(PageOrder, &str); 2] = [
         "b90b236113eb4c0d4df4ef590568c14e6028a3a31d7e8ac63dee9845df5008d3ebf82d4f5974e933798f65d7a279b9a9",
     ),
 ];
-/// The variable store without keys: an event of RTMR0 in logs of real TDX machines.
+/// Digest of the variable store without keys, as an event of RTMR0 in logs of real TDX machines.
 const BLANK_STORE: &str = "344bc51c980ba621aaa00da3ed7436f7d6e549197dfe699515dfa2c6583d95e6412af21c097d473155875ffd561d6790";
 
 #[test]
@@ -36,7 +36,7 @@ fn the_locked_tdx_firmware_has_the_measurements_that_others_computed() {
         return;
     };
     let blank = varstore::blank(&firmware, &store).unwrap();
-    // As Debian builds it, and as the image carries it.
+    // As built by Debian, and with the blank variable store of the image.
     for bytes in [&firmware, &blank] {
         let parsed = Tdvf::parse(bytes).unwrap();
         for (order, expected) in MRTD {
@@ -51,7 +51,8 @@ fn the_locked_tdx_firmware_has_the_measurements_that_others_computed() {
     );
 }
 
-/// As `sev-snp-measure` 0.0.13 computed it for `OVMF.amdsev.fd` 2026.08+ds-2 alone, on one `EPYC-v4`: begin and end.
+/// The digest's beginning and end, as computed by `sev-snp-measure` 0.0.13 for `OVMF.amdsev.fd`
+/// 2026.08+ds-2 alone on one `EPYC-v4`.
 #[test]
 fn the_locked_snp_firmware_has_the_launch_digest_that_others_computed() {
     let Some(firmware) = had("the locked firmware for SEV-SNP", || {

@@ -1,7 +1,8 @@
-//! RTMR0 to RTMR2 against OVMF: every event that firmware and kernel measure in a real boot is the predicted one.
+//! Compares RTMR0 to RTMR2 with OVMF: every event that firmware and kernel measure in a real
+//! boot must be the predicted one.
 //!
-//! The firmware measures into a TPM here. What only a trust domain measures is left out: the hand-off block, the variable
-//! store as a whole, QEMU's settings (whose values are checked all the same, where the guest can read them).
+//! The firmware measures into a TPM here. Events that exist only in a trust domain are left out: the hand-off block,
+//! the variable store as a whole, and QEMU's settings, whose values are still checked where the guest can read them.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -26,30 +27,30 @@ use crate::event_log::{self, TpmEvent, as_in_a_trust_domain, parse};
 use crate::tools::read;
 
 const COMMAND_LINE: &str = "console=ttyS0 quiet panic=-1";
-/// What every event of a QEMU setting begins with.
+/// Prefix of the data of every event about a QEMU setting.
 const SETTING: &[u8] = b"QEMU FW CFG\0";
 
-/// A build of OVMF, and what is particular about it.
+/// A build of OVMF, and its particular settings.
 pub struct Build {
-    /// What is booted.
+    /// Firmware to boot.
     pub firmware: Firmware,
-    /// The file that is predicted from: what depends on it is measured in trust domains alone.
+    /// File used for the prediction. Only events of trust domains depend on it.
     pub predicted_from: PathBuf,
     pub edk2: Edk2,
     pub secure_boot: SecureBoot,
     pub boot_applications: BootApplications,
-    /// Whether SMBIOS comes behind all else: the order in which drivers are started decides, and a build with system
-    /// management mode starts the TPM's driver later.
+    /// Whether SMBIOS is measured after everything else. That depends on the order in which drivers start: in a build
+    /// with system management mode, the TPM's driver starts later.
     pub smbios_last: bool,
-    /// Whether QEMU's ACPI tables are measured; firmware of 2022 does not do it yet.
+    /// Whether the firmware measures QEMU's ACPI tables; firmware of 2022 does not.
     pub acpi: bool,
     pub vcpus: u16,
     pub memory_mib: u32,
-    /// With the port of a GPU and this window for it, in MiB.
+    /// Size in MiB of the 64-bit window for a GPU; `None` for a machine without a GPU's port.
     pub mmio64_mib: Option<u32>,
 }
 
-/// Boots `build` and compares what it measured with what is predicted for it.
+/// Boots `build`, and compares what it measured with the prediction.
 pub async fn check(artefacts: &Artefacts, programs: &Programs, build: Build) -> anyhow::Result<()> {
     let initrd = programs.initrd(artefacts)?;
     let (kernel, firmware) = (read(&artefacts.kernel)?, read(&build.predicted_from)?);
@@ -118,7 +119,7 @@ pub async fn check(artefacts: &Artefacts, programs: &Programs, build: Build) -> 
     );
     data_are_those_logged(&found, &expected);
 
-    // The comparison can fail, and names what differs.
+    // The comparison detects differences, and names them.
     let other = DirectBoot {
         command_line: "console=ttyS0 quiet panic=-2",
         ..boot
@@ -150,7 +151,7 @@ pub async fn check(artefacts: &Artefacts, programs: &Programs, build: Build) -> 
     Ok(())
 }
 
-/// The log that the kernel hands out is the one that the TPM's registers were extended with.
+/// Asserts that the log from the kernel replays to the TPM's registers.
 fn log_is_the_tpms(log: &[TpmEvent], report: &BTreeMap<String, Vec<u8>>) -> anyhow::Result<()> {
     for pcr in 0..10 {
         let held = std::str::from_utf8(&report[&format!("pcr/{pcr}")])?
@@ -161,7 +162,7 @@ fn log_is_the_tpms(log: &[TpmEvent], report: &BTreeMap<String, Vec<u8>>) -> anyh
     Ok(())
 }
 
-/// The tables that QEMU generates, as this very machine's guest read them.
+/// Returns the digests of the tables that QEMU generated, as the guest of this boot read them.
 fn platform(report: &BTreeMap<String, Vec<u8>>) -> anyhow::Result<PlatformDigests> {
     let tables = PlatformTables {
         acpi_loader: &report["etc/table-loader"],
@@ -173,7 +174,7 @@ fn platform(report: &BTreeMap<String, Vec<u8>>) -> anyhow::Result<PlatformDigest
     Ok(PlatformDigests::of_tables(&tables, processor)?)
 }
 
-/// What the first processor structure says of its processor.
+/// Returns the processor described by the first processor structure in the SMBIOS table.
 fn processor(mut table: &[u8]) -> Option<ProcessorId> {
     while table.first()? != &4 {
         let strings = table.get(usize::from(*table.get(1)?)..)?;
@@ -191,7 +192,7 @@ fn is_acpi(event: &PredictedEvent) -> bool {
     event.data == b"ACPI DATA"
 }
 
-/// What firmware measures in a trust domain and not into a TPM.
+/// Returns whether firmware measures this event only in a trust domain.
 fn of_trust_domains(event: &PredictedEvent) -> bool {
     [
         event_type::EFI_HANDOFF_TABLES2,
@@ -200,7 +201,7 @@ fn of_trust_domains(event: &PredictedEvent) -> bool {
     .contains(&event.event_type)
 }
 
-/// QEMU's settings are the predicted ones: each by its bytes, and none that is predicted to be absent is there.
+/// Asserts that QEMU's settings are the predicted ones: each has the predicted bytes, and no other one is present.
 fn settings_are_qemus(
     predicted: &[PredictedEvent],
     report: &BTreeMap<String, Vec<u8>>,
@@ -219,7 +220,7 @@ fn settings_are_qemus(
     let mut expected = Vec::new();
     for event in predicted {
         let name = event.name.trim_start_matches("QEMU setting ");
-        // It has a number and no name, and a guest's kernel does not show it.
+        // BootMenu has a number instead of a name, so the guest's kernel does not show it.
         if name != "BootMenu" {
             expected.push(name);
             assert_eq!(
@@ -229,7 +230,7 @@ fn settings_are_qemus(
             );
         }
     }
-    // Firmware before stable202505 measures none, and is offered them all the same.
+    // Firmware before stable202505 measures no settings, although QEMU offers them.
     if predicted.is_empty() {
         expected.push("bootorder");
     }
@@ -237,8 +238,8 @@ fn settings_are_qemus(
     Ok(())
 }
 
-/// Names of the predicted events that are not in their places, after printing every place. The events take the way
-/// that those of a trust domain take to a verdict.
+/// Returns the names of the predicted events that are not found in their positions, and prints every position if
+/// `print` is set. The events pass through the same code as those of a trust domain.
 fn differing(
     found: &[(Rtmr, TpmEvent)],
     expected: &[PredictedEvent],
@@ -270,7 +271,7 @@ fn differing(
     Ok(differing)
 }
 
-/// Beside each digest stand the predicted data, but for addresses, which differ from boot to boot.
+/// Asserts that the logged data are the predicted ones, except for addresses, which differ from boot to boot.
 fn data_are_those_logged(found: &[(Rtmr, TpmEvent)], expected: &[PredictedEvent]) {
     for rtmr in Rtmr::ALL {
         let found = found

@@ -1,4 +1,4 @@
-//! Small PE images made to order, for two implementations of Authenticode to disagree about.
+//! Small PE images with chosen properties, for comparing two implementations of Authenticode.
 
 use std::ops::Range;
 
@@ -8,23 +8,23 @@ const PE: usize = 0x80;
 const OPTIONAL: usize = PE + 24;
 const SECTION_HEADER: usize = 40;
 
-/// Which header an image has.
+/// Kind of optional header.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Magic {
     Pe32,
     Pe32Plus,
 }
 
-/// An image: headers, sections one after another, trailing bytes, and perhaps a certificate table.
+/// A PE image: headers, consecutive sections, trailing bytes, and optionally a certificate table.
 pub struct PeImage<'a> {
     pub magic: Magic,
-    /// Lengths of the sections, in the file's order.
+    /// Lengths of the sections, in file order.
     pub sections: &'a [usize],
-    /// Whether the section table lists them backwards.
+    /// Whether the section table lists the sections in reverse order.
     pub backwards: bool,
-    /// Bytes behind the sections that no header speaks of.
+    /// Number of bytes after the sections that no header describes.
     pub trailing: usize,
-    /// A certificate table, complete with its own header; empty for none.
+    /// A certificate table including its own header; empty for none.
     pub certificates: &'a [u8],
 }
 
@@ -70,7 +70,7 @@ impl PeImage<'_> {
     }
 }
 
-/// Where an image's certificate table stands; `None` without one. For images whose headers are known to be sound.
+/// Returns the range of an image's certificate table, if it has one. The image's headers must be valid.
 pub fn certificates(image: &[u8]) -> Option<Range<usize>> {
     let number = |at: usize| {
         let bytes = image.get(at..at + 4)?.try_into().ok()?;
@@ -87,7 +87,7 @@ pub fn certificates(image: &[u8]) -> Option<Range<usize>> {
     (length > 0).then_some(start..start + length)
 }
 
-/// Bytes of which no two neighbours are equal, so that none can stand for another.
+/// Appends bytes of which no two neighbours are equal, so that swapped bytes are detected.
 fn fill(image: &mut Vec<u8>, length: usize) {
     let start = image.len();
     image.extend((start..start + length).map(|at| (at % 251).to_le_bytes()[0]));

@@ -1,5 +1,6 @@
-//! NVIDIA's reference manifests against `xmlsec1`: signature, certificates and dates of every one that NVIDIA publishes with
-//! its Python verifier, of changed ones, and, from the vectors, of a later driver's and its forgery.
+//! Compares the verification of NVIDIA's reference manifests with `xmlsec1`: signature, certificates and dates
+//! of all manifests in NVIDIA's Python verifier, of changed ones, and, from the test vectors, of a later
+//! driver's manifest and its forgery.
 
 use std::fs;
 use std::path::PathBuf;
@@ -10,16 +11,16 @@ use cocoon_measurements::policy::Policy;
 
 use crate::tools::{Packages, had, output, vector, wheel};
 
-/// Within the dates of all of them: 4 January 2025, 14:13:20 UTC, as both programs want it.
+/// A time at which all are valid: 4 January 2025, 14:13:20 UTC, in the formats of both programs.
 const IN_TIME: (u64, &str) = (1_736_000_000, "2025-01-04 14:13:20");
-/// After the last of their signers' certificates.
+/// A time after the expiry of their signers' certificates.
 const LATE: (u64, &str) = (1_768_000_000, "2026-01-09 23:06:40");
-/// Before there were any.
+/// A time before any of them was issued.
 const EARLY: (u64, &str) = (1_600_000_000, "2020-09-13 12:26:40");
-/// A manifest has 21 KB.
+/// Maximum bytes of a manifest, which has 21 KB.
 const MOST: u64 = 64 << 10;
 
-/// Boards and VBIOS versions, then the driver's.
+/// Manifests by board and VBIOS version, and last that of a driver.
 const MANIFESTS: [&str; 26] = [
     "1010_0200_882_96005E0001_PROD",
     "1010_0200_882_96005E0001_test_no_gpu",
@@ -70,7 +71,7 @@ fn manifests_verify_as_xmlsec1_says() {
             assert_ne!(changed, good, "{name}: {from}");
             peer.agrees(&format!("{name}, {to}"), &changed, IN_TIME, false);
         }
-        // Written otherwise, and the same in canonical form.
+        // Written differently, but with the same canonical form.
         let other = good
             .replacen(
                 "<ns0:Entity name=\"NVIDIA Corporation\" role",
@@ -87,8 +88,8 @@ fn manifests_verify_as_xmlsec1_says() {
     }
 }
 
-/// NVIDIA's later ones come with no package: they are read from `COCOON_VECTORS`, or from `../shared/vectors` beside the
-/// checkout. Where no folder is named, they may be absent.
+/// No package contains NVIDIA's later manifests. They are read from `COCOON_VECTORS`, or from `../shared/vectors`
+/// beside the checkout, and may be absent if no folder is named.
 #[test]
 fn a_later_manifest_and_its_forgery_verify_as_xmlsec1_says() {
     let Some(peer) = had("xmlsec1 with NVIDIA's root", Peer::open) else {
@@ -104,7 +105,7 @@ fn a_later_manifest_and_its_forgery_verify_as_xmlsec1_says() {
         };
         let manifest = String::from_utf8(manifest).unwrap();
         peer.agrees(name, &manifest, LATE, good);
-        // Its signer's certificate begins at the end of 2024.
+        // The signer's certificate is valid from the end of 2024.
         peer.agrees(name, &manifest, EARLY, false);
     }
 }
@@ -132,7 +133,7 @@ impl Peer {
         String::from_utf8(wheel_file(&self.wheel, &path, MOST).unwrap()).unwrap()
     }
 
-    /// Both of us say whether `manifest` is good, and so it is.
+    /// Asserts that both implementations give `good` as the result for `manifest`.
     #[track_caller]
     fn agrees(&self, what: &str, manifest: &str, (now, date): (u64, &str), good: bool) {
         let ours = verify_manifest(manifest.as_bytes(), &Policy::default(), now);

@@ -1,4 +1,4 @@
-//! Foreign packages for the tests: fetched under a lock file, unpacked once, run through their own loader.
+//! Third-party packages for the tests: fetched from a lock file, unpacked once, and run with their own loader.
 
 use std::fs::{self, File};
 use std::io;
@@ -14,13 +14,13 @@ use sha2::{Digest as _, Sha256};
 use crate::absent::absent;
 use crate::skip::skipped;
 
-/// What only tests use; nothing of it is in the image.
+/// Lock file of packages that only tests use; none of them is in the image.
 const TOOLS: &str = include_str!("tools.lock");
-/// The same for the tests of the model volume.
+/// Lock file of packages for the tests of the model volume.
 const VOLUME_TOOLS: &str = include_str!("volume.lock");
-/// The folder of the libraries inside a Debian package.
+/// Folder of the libraries in a Debian package.
 const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
-/// What `open` yields, or `None` after saying that, and why, the test does not take place.
+/// Returns the result of `open`, or reports that the test is skipped and returns `None`.
 pub fn had<T>(what: &str, open: impl FnOnce() -> anyhow::Result<T>) -> Option<T> {
     match open() {
         Ok(had) => Some(had),
@@ -31,30 +31,30 @@ pub fn had<T>(what: &str, open: impl FnOnce() -> anyhow::Result<T>) -> Option<T>
     }
 }
 
-/// Unpacked packages.
+/// A folder of unpacked packages.
 #[derive(Debug)]
 pub struct Packages {
     root: PathBuf,
 }
 
 impl Packages {
-    /// The packages of `group` in the tests' own lock file.
+    /// Returns the packages of `group` in the tests' own lock file.
     pub fn of_tests(group: &str) -> anyhow::Result<Self> {
         Self::open(Lock::parse(TOOLS)?, group, Policy::AllowNewest)
     }
 
-    /// The packages of `group` for tests of the model volume.
+    /// Returns the packages of `group` in the lock file for the model volume's tests.
     pub fn of_volumes(group: &str) -> anyhow::Result<Self> {
         Self::open(Lock::parse(VOLUME_TOOLS)?, group, Policy::AllowNewest)
     }
 
-    /// The packages of `group` in the image's lock file. The newest signed version will do where the locked one is
-    /// gone: nothing of it is shipped.
+    /// Returns the packages of `group` in the image's lock file. If the locked version is gone, the newest signed one
+    /// is used: none of it is shipped.
     pub fn of_image(group: &str) -> anyhow::Result<Self> {
         Self::open(image_lock()?, group, Policy::AllowNewest)
     }
 
-    /// The packages of `group` in the image's lock file, and no other version of them.
+    /// Returns the packages of `group` in the image's lock file, in exactly the locked version.
     pub fn as_locked(group: &str) -> anyhow::Result<Self> {
         Self::open(image_lock()?, group, Policy::Release)
     }
@@ -67,7 +67,7 @@ impl Packages {
             return Ok(Self { root });
         }
         fs::create_dir_all(&place)?;
-        // Another test wants the same packages at the same time.
+        // Another test may want the same packages at the same time.
         let lock = File::create(root.with_extension("lock"))?;
         let what = "waiting for another test that unpacks the same packages";
         report::exclusive(&lock, &*report::stderr(), what)?;
@@ -86,12 +86,12 @@ impl Packages {
         Ok(Self { root })
     }
 
-    /// The file at `path`.
+    /// Returns the path of a file in the packages.
     pub fn file(&self, path: &str) -> PathBuf {
         self.root.join(path)
     }
 
-    /// The one file in `folder` whose name begins with `prefix` and ends with `suffix`.
+    /// Returns the only file in `folder` whose name begins with `prefix` and ends with `suffix`.
     pub fn only(&self, folder: &str, prefix: &str, suffix: &str) -> anyhow::Result<PathBuf> {
         let listed = fs::read_dir(self.file(folder))?.collect::<io::Result<Vec<_>>>()?;
         let fits = |path: &PathBuf| {
@@ -105,13 +105,13 @@ impl Packages {
         }
     }
 
-    /// `usr/bin/PROGRAM`, started through the packages' own loader with their own libraries and no variable of ours, so
-    /// that the host's do not matter.
+    /// Returns a command for `usr/bin/PROGRAM`, run with the packages' own loader and libraries and without this
+    /// process's environment, so that it does not depend on the host.
     pub fn program(&self, program: &str) -> Command {
         self.started("usr/bin", program)
     }
 
-    /// The same for `usr/sbin/PROGRAM`.
+    /// Does the same for `usr/sbin/PROGRAM`.
     pub fn system_program(&self, program: &str) -> Command {
         self.started("usr/sbin", program)
     }
@@ -119,7 +119,7 @@ impl Packages {
     fn started(&self, folder: &str, program: &str) -> Command {
         let libraries = self.file(LIBRARIES);
         let mut path = libraries.clone().into_os_string();
-        // Where Debian puts libraries that one program alone uses.
+        // Debian's folder for libraries that only this program uses.
         path.push(":");
         path.push(libraries.join(program));
         let mut command = Command::new(self.file("usr/lib64/ld-linux-x86-64.so.2"));
@@ -133,9 +133,10 @@ impl Packages {
     }
 }
 
-/// A file of the vectors that are no part of the repository: below `COCOON_VECTORS`, or in `../shared/vectors` beside the
-/// checkout. Where no folder is named and the file is absent, this says SKIPPED, even with `COCOON_NO_SKIP`: no lock fetches
-/// published evidence. What a named folder lacks is a failure.
+/// Reads a file of the test vectors, which are not part of the repository: below `COCOON_VECTORS`, or else
+/// in `../shared/vectors` beside the checkout. If no folder is named and the file is absent, this prints
+/// SKIPPED, even with `COCOON_NO_SKIP`, because no lock file covers published evidence. A file missing from
+/// a named folder is a failure.
 pub fn vector(path: &str) -> Option<Vec<u8>> {
     let named = std::env::var_os("COCOON_VECTORS").filter(|folder| !folder.is_empty());
     let beside = workspace().join("../shared/vectors");
@@ -158,7 +159,8 @@ fn vector_below(named: Option<PathBuf>, beside: &Path, path: &str) -> Option<Vec
     fs::read(&file).map_err(missing).ok()
 }
 
-/// The one Python wheel of `group` in the tests' own lock file, as it is: Python imports from it.
+/// Returns the only Python wheel of `group` in the tests' own lock file. It stays packed,
+/// because Python imports from it.
 pub fn wheel(group: &str) -> anyhow::Result<PathBuf> {
     let mut fetched = fetch(Lock::parse(TOOLS)?, group, Policy::AllowNewest)?;
     let wheel = fetched.pop().context("the lock names no wheel")?;
@@ -166,7 +168,7 @@ pub fn wheel(group: &str) -> anyhow::Result<PathBuf> {
     Ok(wheel.path)
 }
 
-/// The program's standard output; an error with all it said when it does not succeed.
+/// Runs the program and returns its standard output. The error contains everything that a failed program printed.
 pub fn output(command: &mut Command) -> anyhow::Result<String> {
     let output = command.output().with_context(|| format!("{command:?}"))?;
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -185,7 +187,7 @@ fn image_lock() -> anyhow::Result<Lock> {
     Ok(Lock::parse(&text)?)
 }
 
-/// What to do where the locked version is `missing`.
+/// Fetches the packages of `group`. The policy `missing` applies if a locked version is gone.
 fn fetch(lock: Lock, group: &str, missing: Policy) -> anyhow::Result<Vec<Fetched>> {
     let options = Options {
         policy: missing,
@@ -196,13 +198,13 @@ fn fetch(lock: Lock, group: &str, missing: Policy) -> anyhow::Result<Vec<Fetched
     Ok(fetcher.fetch_group(group)?)
 }
 
-/// Documentation runs nothing, and of thousands of kernel modules one is used.
+/// Leaves out documentation, and all kernel modules except the one that is used.
 fn wanted(path: &str) -> bool {
     let module = path.contains("/kernel/") && path.contains(".ko");
     !path.starts_with("usr/share/doc/") && (!module || path.contains("/qemu_fw_cfg.ko"))
 }
 
-/// A name that changes with any package, and not with their order.
+/// Returns a name that depends on all packages, but not on their order.
 fn content_key(packages: &[Fetched]) -> String {
     let mut digests: Vec<_> = packages
         .iter()
@@ -219,7 +221,7 @@ fn content_key(packages: &[Fetched]) -> String {
     hex::encode(&digest[..16])
 }
 
-/// The bytes of a file; the error names it.
+/// Returns the contents of a file; an error names the file.
 pub fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
     fs::read(path).with_context(|| path.display().to_string())
 }

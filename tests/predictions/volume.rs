@@ -1,5 +1,4 @@
-//! The model volume against other readers of its formats: the kernel developers' own check of EROFS, and cryptsetup's
-//! dm-verity.
+//! Compares the model volume with other readers of its formats: the EROFS developers' fsck, and cryptsetup's dm-verity.
 
 use std::fs;
 use std::path::Path;
@@ -10,12 +9,12 @@ use cocoon_protocol::manifest::Model;
 
 use crate::tools::{Packages, had, output};
 
-/// A model of three million bytes, whose hash tree has two levels, and its volume in `folder`.
+/// Writes the volume of a three-million-byte model, whose hash tree has two levels, to `folder`.
 fn volume(folder: &Path) -> Volume {
     let path = folder.join("x.gguf");
     let noise = (0..750_000_u32).flat_map(|word| word.wrapping_mul(0x9e37_79b9).to_le_bytes());
     let bytes = b"GGUF\x03\0\0\0".iter().copied();
-    // Neither tensors nor values.
+    // A GGUF header with neither tensors nor metadata.
     let bytes: Vec<u8> = bytes.chain([0; 16]).chain(noise).collect();
     fs::write(&path, bytes).unwrap();
     let source = Source::open(&path, None).unwrap();
@@ -32,7 +31,7 @@ fn fsck_finds_no_fault_in_the_volume() {
     let image = folder.path().join("model.img");
     output(packages.program("fsck.erofs").arg(&image)).unwrap();
 
-    // It does look: a damaged superblock is noticed.
+    // The check detects damage: here to the superblock.
     let mut bytes = fs::read(&image).unwrap();
     bytes[1024] ^= 1;
     fs::write(&image, bytes).unwrap();

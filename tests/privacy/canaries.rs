@@ -1,5 +1,5 @@
-//! Sends distinctive strings in every place where a client can put one, and searches everything that
-//! the host has of the VM for them.
+//! Sends canary strings in every place where a client can put text, and searches everything that the
+//! host has of the VM for them.
 
 use std::path::{Path, PathBuf};
 
@@ -14,7 +14,7 @@ use crate::questions::{self, CANARY};
 use crate::stranger::{Connection, Stranger};
 use crate::wire::Wire;
 
-/// Sends all of them, ends the VM, and looks.
+/// Sends all questions, shuts the VM down, and asserts that no canary is found.
 pub async fn are_nowhere(vm: Appliance) {
     let wire = Wire::tap(vm.vm.endpoint).await;
     let mut connection = attested(&wire).await;
@@ -49,7 +49,7 @@ pub async fn are_nowhere(vm: Appliance) {
 
     let manifest = vm.image.manifest.cmdline.clone();
     let places = all_places(vm, &wire, told).await;
-    // The search finds what is there.
+    // The search finds text that is present.
     assert_eq!(found(&places, "cocoon: serving").len(), 2, "console, log");
     assert_eq!(found(&places, &manifest).len(), 1, "the manifest");
     assert!(found(&places, "errors").contains(&"news"));
@@ -60,7 +60,7 @@ pub async fn are_nowhere(vm: Appliance) {
     }
 }
 
-/// A connection over which evidence was handed out.
+/// Opens a connection and completes the attestation exchange on it.
 pub async fn attested(wire: &Wire) -> Connection {
     let mut connection = Stranger::new().connect(wire.address).await;
     let nonce = serde_json::to_string(&AttestRequest {
@@ -70,7 +70,7 @@ pub async fn attested(wire: &Wire) -> Connection {
     connection
 }
 
-/// What the client gets has the canary in all of its choices: there is something to be found.
+/// Asserts that every choice of the client's answer contains the canary, so that there is something to find.
 fn says(answer: &[u8]) {
     let text = String::from_utf8_lossy(answer);
     let answer: serde_json::Value = serde_json::from_slice(answer).unwrap();
@@ -85,13 +85,14 @@ fn says(answer: &[u8]) {
     assert!(!choices.is_empty(), "{text}");
 }
 
-/// The receipt in a streamed answer.
+/// Returns the receipt in a streamed answer.
 fn receipt(answer: &str) -> Delivery {
     let (_, rest) = answer.split_once(RECEIPT_COMMENT).expect("a receipt");
     Delivery::parse(&rest.as_bytes()[..DELIVERY_LEN]).unwrap()
 }
 
-/// With the salt, or with both commitments and a list of likely texts, somebody could guess what was said.
+/// Asserts that the secrets of a receipt are found nowhere. With the salt, or with both commitments and a list of
+/// likely texts, the host could guess what was said.
 fn is_the_clients_alone(places: &Places, delivery: &Delivery) {
     let receipt = &delivery.signed.receipt;
     for secret in [delivery.salt, receipt.request, receipt.response] {
@@ -105,10 +106,10 @@ fn is_the_clients_alone(places: &Places, delivery: &Delivery) {
     assert_eq!(found(places, salt), Vec::<&str>::new());
 }
 
-/// Everything that the host has of a VM, by name.
+/// Everything that the host has of a VM: names and contents.
 pub type Places = Vec<(String, Vec<u8>)>;
 
-/// Ends the VM and gathers what the host has of it.
+/// Shuts the VM down, and collects what the host has of it.
 pub async fn all_places(vm: Appliance, wire: &Wire, told: Metrics) -> Places {
     let Appliance {
         vm: running,
@@ -120,7 +121,7 @@ pub async fn all_places(vm: Appliance, wire: &Wire, told: Metrics) -> Places {
     gather(&folder, &seen, wire, told)
 }
 
-/// What the host has of a VM that has ended.
+/// Collects what the host has of a VM that has ended.
 pub fn gather(folder: &Path, seen: &Seen, wire: &Wire, told: Metrics) -> Places {
     let mut places = vec![
         ("the wire".to_owned(), wire.bytes()),
@@ -134,14 +135,14 @@ pub fn gather(folder: &Path, seen: &Seen, wire: &Wire, told: Metrics) -> Places 
     places
 }
 
-/// Where a text stands.
+/// Returns the names of the places that contain a text.
 pub fn found<'a>(places: &'a Places, needle: &str) -> Vec<&'a str> {
     let holds = |bytes: &[u8]| bytes.windows(needle.len()).any(|w| w == needle.as_bytes());
     let places = places.iter().filter(|(_, bytes)| holds(bytes));
     places.map(|(name, _)| name.as_str()).collect()
 }
 
-/// Neither the canary nor anything that an encoder makes of it is anywhere.
+/// Asserts that neither the canary nor any encoding of it is found.
 pub fn is_in_none_of(places: &Places, canary: &str) {
     for text in spellings(canary) {
         assert_eq!(
@@ -152,7 +153,7 @@ pub fn is_in_none_of(places: &Places, canary: &str) {
     }
 }
 
-/// Head and chunks of an answer whose end is its last chunk.
+/// Sends a request, and returns head and chunks of the answer, up to the last chunk.
 pub async fn streamed_answer(connection: &mut Connection, path: &str, body: &str) -> String {
     let head = format!(
         "POST {path} HTTP/1.1\r\nhost: cocoon\r\ncontent-length: {}\r\n\r\n",
@@ -169,13 +170,14 @@ pub async fn streamed_answer(connection: &mut Connection, path: &str, body: &str
     String::from_utf8(answer).unwrap()
 }
 
-/// The canary as it is, and as encoders write its inside.
+/// Returns the canary as it is, and in the encodings in which other formats would contain it.
 fn spellings(canary: &str) -> Vec<String> {
     let hex: String = canary.bytes().map(|byte| format!("{byte:02x}")).collect();
     let list = format!("{:?}", canary.as_bytes());
     let inside = list.trim_matches(['[', ']']).to_owned();
     let mut all = vec![canary.to_owned(), hex.to_uppercase(), hex, inside];
-    // Base64 has three alignments; the first and last characters of each depend on what stands beside.
+    // Base64 has three alignments. The first and last characters depend on the neighbouring
+    // bytes, so they are left out.
     for before in 0..3 {
         let text = format!("{}{canary}", "x".repeat(before));
         let blob = cocoon_protocol::bytes::Blob(text.into_bytes());

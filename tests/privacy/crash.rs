@@ -1,7 +1,7 @@
-//! An engine that dies of a question, inside a real VM: its clients get an error, the VM lives on with
-//! another engine, and the question is nowhere.
+//! An engine that crashes on a question, inside a real VM: the client gets an error, the VM continues with another
+//! engine, and the question is found nowhere.
 //!
-//! The engine is a stand-in that no other image knows of: the same agent, another executable beside it.
+//! The engine is a stand-in that only this test's image contains, beside the same agent.
 
 use std::path::Path;
 use std::process::Command;
@@ -30,14 +30,14 @@ use crate::canaries::{all_places, found, is_in_none_of};
 use crate::wire::Wire;
 
 const CANARY: &str = "Z3mSterbenderSchwan";
-/// What the model is called.
+/// Id of the model.
 const MODEL: &str = "alphabet-f32";
-/// Stands for the number of a question.
+/// Placeholder for the id of a generation.
 const ID: u64 = 4_242_424_242;
-/// Of a slow machine.
+/// Time limit of a wait on a slow machine.
 const DEADLINE: Duration = Duration::from_secs(300);
 
-/// What the stand-in says: when it starts, and to each question.
+/// Returns the stand-in's messages: the first one, and those that answer each question.
 fn words(model_id: &str) -> anyhow::Result<(String, String)> {
     let ready = FromEngine::Ready(ModelInfo {
         id: model_id.to_owned(),
@@ -68,7 +68,7 @@ fn words(model_id: &str) -> anyhow::Result<(String, String)> {
     Ok((serde_json::to_string(&ready)?, answer?.join("\n")))
 }
 
-/// Compiles the stand-in as the agent is compiled, static, without C: `engine` in `folder`.
+/// Compiles the stand-in to `engine` in `folder`: static and without C, like the agent.
 fn engine(folder: &Path, model_id: &str) -> anyhow::Result<()> {
     let (ready, answer) = words(model_id)?;
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("privacy/stand_in/engine.rs");
@@ -96,7 +96,7 @@ fn engine(folder: &Path, model_id: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The image of these sources, with the stand-in in the engine's place.
+/// Builds the image of these sources with the stand-in in place of the engine.
 fn image(folder: &Path) -> anyhow::Result<SignedImage> {
     let reporter: Arc<dyn Reporter> = Arc::new(Silent);
     let binaries = folder.join("binaries");
@@ -163,7 +163,7 @@ fn code(body: &[u8]) -> Option<String> {
         .code
 }
 
-/// Everything.
+/// Runs the whole test.
 pub async fn tells_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let place = folder.path().to_owned();
@@ -191,8 +191,8 @@ pub async fn tells_nothing() {
         });
         told.await.unwrap();
 
-        // On the same connection: the VM lives, and its next engine answers. Until then each answer is an
-        // error of OpenAI's form.
+        // On the same connection: the VM continues, and its next engine answers. Until then, each answer is
+        // an error in OpenAI's format.
         let served = async {
             loop {
                 let (status, body) = ask(&mut connection, &good).await;
@@ -216,7 +216,7 @@ pub async fn tells_nothing() {
 
     drop(connection);
     let places = all_places(vm, &wire, told).await;
-    // The search finds what is there, and a crash is there too.
+    // The search finds text that is present, and the crash is visible.
     assert_eq!(found(&places, "cocoon: serving").len(), 2, "console, log");
     assert_eq!(found(&places, "EngineRestarted(2)"), ["news"]);
     is_in_none_of(&places, CANARY);

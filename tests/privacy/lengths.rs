@@ -1,5 +1,5 @@
-//! The lengths of TLS records do not tell what an answer says: two of as many tokens have the same ones, as a set with
-//! repetitions, streamed and whole, whatever was held back of them.
+//! The lengths of TLS records do not reveal an answer's text. Two answers with the same number of tokens have the same
+//! multiset of lengths, streamed or complete, even if the agent held back parts of them.
 
 use std::collections::BTreeSet;
 
@@ -12,13 +12,13 @@ use crate::wire::Wire;
 
 const CHAT: &str = "/v1/chat/completions";
 
-/// An answer: what it says, and the sorted lengths of its records.
+/// The text of an answer, and the sorted lengths of its records.
 struct Answered {
     said: String,
     lengths: Vec<usize>,
 }
 
-/// Who asks, and who listens.
+/// A client, and the tapped wire that it uses.
 struct Asking<'a> {
     connection: Connection,
     wire: &'a Wire,
@@ -26,7 +26,7 @@ struct Asking<'a> {
 }
 
 impl Asking<'_> {
-    /// An answer of so many tokens, whatever they are: no end comes before.
+    /// Requests an answer of exactly `tokens` tokens; the model never ends one earlier.
     async fn ask(&mut self, tokens: u32, fields: &Value) -> Answered {
         let mut body = json!({
             "model": self.model,
@@ -65,7 +65,7 @@ impl Asking<'_> {
         Answered { said, lengths }
     }
 
-    /// Answers to the same request in other words: with several seeds.
+    /// Returns answers to the same request with different texts, by using several seeds.
     async fn several(&mut self, fields: &Value) -> Vec<Answered> {
         let mut all = Vec::new();
         for seed in 1..=6 {
@@ -76,7 +76,8 @@ impl Asking<'_> {
         all
     }
 
-    /// The alphabet, and one letter again and again: so many tokens of each.
+    /// Returns answers with the same number of tokens: the alphabet for `a`, and for any other
+    /// letter that letter repeated.
     async fn told_and_held(&mut self, fields: &Value, letters: &[&str]) -> Vec<Answered> {
         let mut all = Vec::new();
         for letter in letters {
@@ -92,7 +93,7 @@ impl Asking<'_> {
     }
 }
 
-/// Several texts, and one set of lengths.
+/// Asserts that the answers have several texts, but the same lengths.
 fn assert_alike(what: &str, answers: &[Answered]) {
     let texts: BTreeSet<&str> = answers.iter().map(|one| one.said.as_str()).collect();
     assert!(texts.len() > 1, "{what}: {texts:?}");
@@ -105,7 +106,7 @@ fn assert_alike(what: &str, answers: &[Answered]) {
     }
 }
 
-/// As many tokens each time, of one letter or of a long word: only without padding can they be told apart.
+/// Compares answers with the same number of tokens, made of single letters or long words. Without padding they differ.
 pub async fn do_not_tell_tokens(vm: &Appliance) {
     let wire = Wire::tap(vm.vm.endpoint).await;
     let mut asking = Asking {
@@ -115,17 +116,17 @@ pub async fn do_not_tell_tokens(vm: &Appliance) {
     };
     assert_alike("streams", &asking.several(&json!({ "stream": true })).await);
     assert_alike("whole", &asking.several(&json!({})).await);
-    // Held back: `b` of the alphabet, for a token.
+    // The stop string makes the agent hold back the alphabet's `b` for one token.
     let stop = json!({ "stop": ["bx"] });
     let answers = asking.told_and_held(&stop, &["a", "q", "b"]).await;
     assert_alike("a stop string", &answers);
-    // And a whole answer that begins like JSON.
+    // With tools, the agent holds back a complete answer that begins like JSON.
     let function = json!({ "name": "f", "parameters": { "type": "object" } });
     let tools = json!({ "tools": [{ "type": "function", "function": function }] });
     let answers = asking.told_and_held(&tools, &["a", "q", "{"]).await;
     assert_alike("tools", &answers);
 
-    // The check can fail: without padding the lengths tell.
+    // The check can fail: without padding the lengths differ.
     let open = json!({ "stream": true, "stream_options": { "include_obfuscation": false } });
     let open = asking.several(&open).await;
     let lengths: BTreeSet<&Vec<usize>> = open.iter().map(|one| &one.lengths).collect();

@@ -1,6 +1,5 @@
-//! What the host of a real VM can see says nothing of what clients say: not its files, not its
-//! counters, not the bytes on the wire, not their lengths. Nor does an engine that dies of them, nor a
-//! kernel that panics beside them.
+//! The host of a real VM learns nothing about what clients say: not from its files, its counters, the bytes on the wire
+//! or their lengths, not from an engine that crashes on a prompt, and not from a kernel that panics.
 
 use std::path::Path;
 

@@ -1,10 +1,9 @@
-//! A kernel that panics while prompts are in flight, of requests that run, wait, were refused for want of
-//! a slot, were given up, and have come in half: what the host has of it afterwards says nothing of them.
+//! A kernel that panics while prompts are in flight. The requests are running, waiting, refused because no slot was
+//! free, abandoned, or half received. What the host has of the VM afterwards reveals nothing of them.
 //!
-//! The host makes the kernel panic as hardware would: it reports a broken processor (a machine check with
-//! a corrupt context). No door in the image is needed for that, nor another command line. Under emulation
-//! the host could read the guest's memory at any time; that is not what is tested here, and only a TEE
-//! prevents it.
+//! The host makes the kernel panic as hardware would: it reports a broken processor, by a machine check with a corrupt
+//! context. This needs no back door in the image and no other command line. Under emulation the host could read the
+//! guest's memory at any time; only a TEE prevents that, and it is not tested here.
 
 use std::path::Path;
 
@@ -23,10 +22,11 @@ use crate::wire::Wire;
 
 const CANARY: &str = "K8bKanarienpanik";
 const CHAT: &str = "/v1/chat/completions";
-/// Valid, uncorrected, enabled, context corrupt; in bank 1 of the first processor, while a machine check is handled.
+/// QEMU monitor command: valid, uncorrected, enabled, context corrupt, in bank 1 of the first processor, with
+/// a machine check in progress.
 const MACHINE_CHECK: &str = "mce 0 1 0xb200000000000000 0x4 0 0";
 
-/// A streamed chat with the canary wherever a client can write one.
+/// Returns a streaming chat request with the canary in every place where a client can put text.
 fn question(model: &str) -> String {
     let parameters = json!({ "type": "object", "properties": { CANARY: { "enum": [CANARY] } } });
     let function =
@@ -48,7 +48,7 @@ fn question(model: &str) -> String {
     .to_string()
 }
 
-/// A connection that has evidence, through the tapped wire.
+/// Opens a connection through the tapped wire, and completes the attestation exchange on it.
 async fn attested(stranger: &Stranger, wire: &Wire) -> Connection {
     let mut connection = stranger.connect(wire.address).await;
     let nonce = AttestRequest {
@@ -59,7 +59,7 @@ async fn attested(stranger: &Stranger, wire: &Wire) -> Connection {
     connection
 }
 
-/// Sends the head of a request and so much of its body.
+/// Sends the head of a request and the first `sent` bytes of its body.
 async fn send(connection: &mut Connection, body: &str, sent: usize) {
     let head = format!(
         "POST {CHAT} HTTP/1.1\r\nhost: cocoon\r\ncontent-length: {}\r\n\r\n",
@@ -70,7 +70,7 @@ async fn send(connection: &mut Connection, body: &str, sent: usize) {
     connection.0.flush().await.unwrap();
 }
 
-/// Reads until what was read satisfies `enough`; false when the connection ends before.
+/// Reads until `enough` is satisfied. Returns false if the connection ends before.
 async fn read(connection: &mut Connection, enough: impl Fn(&str) -> bool) -> bool {
     let mut answer = Vec::new();
     let reading = async {
@@ -84,10 +84,10 @@ async fn read(connection: &mut Connection, enough: impl Fn(&str) -> bool) -> boo
     timeout(DEADLINE, reading).await.expect("read in time")
 }
 
-/// Everything.
+/// Runs the whole test.
 pub async fn tells_nothing() {
     let demo = Path::new(env!("CARGO_BIN_EXE_demo"));
-    // Of the real model each token takes seconds: what runs, runs until the end.
+    // The real model takes seconds per token, so a running answer lasts until the panic.
     let trial = Trial::new(demo, "panic", Tee::Tdx, Model::Real).await;
     let mut trial = trial.unwrap();
     trial.options.config.max_concurrent_requests = 1;
@@ -130,7 +130,7 @@ pub async fn tells_nothing() {
         "the error".to_owned(),
         format!("{error:?} {error}").into_bytes(),
     ));
-    // The search finds what is there, and the panic is there too.
+    // The search finds text that is present, and the panic is visible.
     assert!(found(&places, panic).len() >= 2, "console, error");
     assert_eq!(
         found(&places, "cocoon: serving").len(),

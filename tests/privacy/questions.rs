@@ -1,25 +1,25 @@
-//! Questions with a canary in every place where a client can write one, those that are refused included:
-//! a refusal that quotes is a leak too.
+//! Requests with a canary in every place where a client can put text, including requests that are refused, because an
+//! error that quotes a request leaks as well.
 
 use cocoon_tests::alphabet;
 use serde_json::{Value, json};
 
-/// What no place of the host may hold.
+/// Text that must not be found in any place of the host.
 pub const CANARY: &str = "Q7vKanarienvogel";
 const CHAT: &str = "/v1/chat/completions";
 const COMPLETIONS: &str = "/v1/completions";
 
-/// A request, and the status that it gets.
+/// A request and its expected status.
 pub struct Question {
     pub method: &'static str,
     pub path: String,
     pub body: String,
     pub status: u16,
-    /// The answer itself says the canary.
+    /// Whether the answer itself contains the canary.
     pub says: bool,
 }
 
-/// All of them, for the model of that name.
+/// Returns all requests for the model of that name.
 pub fn all(model: &str) -> Vec<Question> {
     let chat =
         |fields: &Value, status| post(CHAT, with(&chat_of(model), fields).to_string(), status);
@@ -116,7 +116,7 @@ fn completion(model: &str) -> Value {
     })
 }
 
-/// Fields of chats without tools.
+/// Returns fields of chat requests without tools, each with the expected status.
 fn chats() -> Vec<(Value, u16)> {
     let long = CANARY.repeat(alphabet::CONTEXT as usize);
     let user = |content: Value| json!({ "messages": [{ "role": "user", "content": content }] });
@@ -152,7 +152,7 @@ fn chats() -> Vec<(Value, u16)> {
     ]
 }
 
-/// Tools, calls of them, and their answers.
+/// Returns chat requests with tools, tool calls and results, each with the expected status.
 fn tools() -> Vec<(Value, u16)> {
     let tool = |function: Value| json!({ "tools": [{ "type": "function", "function": function }] });
     let called = |arguments: &str, id: &str| {
@@ -199,7 +199,7 @@ fn tools() -> Vec<(Value, u16)> {
     ]
 }
 
-/// What answers must look like.
+/// Returns response formats, each with the expected status.
 fn formats() -> Vec<(Value, u16)> {
     let format = |schema: Value| {
         let schema = json!({ "name": CANARY, "description": CANARY, "schema": schema });
@@ -224,13 +224,13 @@ fn formats() -> Vec<(Value, u16)> {
             json!({ "response_format": { "type": "json_object", CANARY: CANARY } }),
             400,
         ),
-        // Refused by the agent: by its keywords.
+        // Refused by the agent, because of the schema's keywords.
         (format(json!(CANARY)), 400),
         (format(json!({ CANARY: CANARY })), 400),
         (within(json!({ "allOf": [{ "enum": [CANARY] }] })), 400),
         (within(json!({ "pattern": CANARY, "maxLength": 3 })), 400),
         (within(json!({ "$ref": format!("#/$defs/{CANARY}") })), 400),
-        // And by the engine, whose library quotes what it cannot read.
+        // Refused by the engine, whose library quotes what it cannot parse.
         (
             within(json!({ "type": "string", "pattern": format!("({CANARY}") })),
             400,
@@ -238,9 +238,10 @@ fn formats() -> Vec<(Value, u16)> {
     ]
 }
 
-/// Chats whose answers can be nothing but the canary, or a call with it.
+/// Returns chat requests whose answers can only be the canary, or a call with it.
 fn saying() -> Vec<Value> {
-    // The model wants all tokens of a grammar alike: white space would go on for ever.
+    // To the model all tokens of a grammar are equally likely, so without this bias it would
+    // generate white space for ever.
     let biases: serde_json::Map<String, Value> = ["\t", "\n", "\r", " "]
         .map(|space| (space.as_bytes()[0].to_string(), json!(-100)))
         .into_iter()
@@ -256,7 +257,7 @@ fn saying() -> Vec<Value> {
     all
 }
 
-/// Fields of completions.
+/// Returns fields of completion requests, each with the expected status.
 fn completions() -> Vec<(Value, u16)> {
     vec![
         (json!({}), 200),

@@ -1,4 +1,4 @@
-//! The wire between a client and the VM, as whoever carries it sees it.
+//! The connection between clients and the VM, as seen by anyone who relays it.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -6,22 +6,22 @@ use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-/// Bytes of a record's header, and of what encryption adds: a content type and a tag.
+/// Bytes of a TLS record's header; [`ADDED`] counts those that encryption adds: a content type and a tag.
 const HEADER: usize = 5;
 const ADDED: usize = 17;
-/// Application data.
+/// Content type of application data.
 const DATA: u8 = 23;
 
-/// Listens in on one connection.
+/// A relay that records what passes between clients and a server.
 pub struct Wire {
-    /// Where clients connect.
+    /// Address at which clients connect.
     pub address: SocketAddr,
     from_client: Arc<Mutex<Vec<u8>>>,
     from_server: Arc<Mutex<Vec<u8>>>,
 }
 
 impl Wire {
-    /// Relays any number of connections to `server`, one log for all of them.
+    /// Relays any number of connections to `server`, with one record for all of them.
     pub async fn tap(server: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -43,19 +43,19 @@ impl Wire {
         }
     }
 
-    /// All bytes so far, both ways.
+    /// Returns all bytes so far, in both directions.
     pub fn bytes(&self) -> Vec<u8> {
         let client = self.from_client.lock().unwrap().clone();
         let server = self.from_server.lock().unwrap().clone();
         [client, server].concat()
     }
 
-    /// Bytes that the server has sent so far.
+    /// Returns the number of bytes that the server has sent so far.
     pub fn mark(&self) -> usize {
         self.from_server.lock().unwrap().len()
     }
 
-    /// Lengths of the plaintexts of the server's records after `mark`, in order.
+    /// Returns the plaintext lengths of the server's records after `mark`, in order.
     pub fn lengths(&self, mark: usize) -> Vec<usize> {
         let bytes = self.from_server.lock().unwrap();
         let mut rest = &bytes[mark..];
@@ -77,7 +77,7 @@ async fn pump(
 ) {
     let mut buffer = vec![0; 16 * 1024];
     while let Ok(count @ 1..) = from.read(&mut buffer).await {
-        // First the log: what the client has read is in it.
+        // Recorded before it is forwarded, so that everything that the client has read is in the record.
         log.lock().unwrap().extend_from_slice(&buffer[..count]);
         if to.write_all(&buffer[..count]).await.is_err() {
             return;

@@ -1,4 +1,4 @@
-//! What a client that has verified the VM gets.
+//! What a client gets after it has verified the VM.
 
 use cocoon_client::{AttestedConnection, Upstreams, table};
 use cocoon_measurements::verdict::{Class, Outcome};
@@ -44,7 +44,7 @@ async fn answer(connection: &mut AttestedConnection, request: &ChatRequest) -> (
     (status, body.to_bytes().to_vec())
 }
 
-/// Every check passes or is a note that says so, for people and for programs.
+/// No check fails, the main checks pass, and both JSON and table contain every check.
 pub async fn verdict(vm: &Appliance) {
     let connection = connect(vm).await;
     let verdict = connection.verdict();
@@ -118,7 +118,7 @@ pub async fn whole_answers(vm: &Appliance) {
     );
     let prompt = &body["usage"]["prompt_tokens"];
     let prompt = prompt.as_u64().unwrap();
-    // One token for each byte of it and of the template, one for each of its three marks.
+    // One token for each byte of the message and the template, and one for each of the three special tokens.
     assert_eq!(prompt, 3 + "user\nHi\nassistant\n".len() as u64);
     assert_eq!(
         body["usage"],
@@ -128,7 +128,7 @@ pub async fn whole_answers(vm: &Appliance) {
         })
     );
 
-    // A stop string ends the answer and is no part of it, on the same connection.
+    // A stop string ends the answer and is not part of it; on the same connection.
     let mut stopping = request(vm, 20);
     stopping.stop = Some(Stop::One("de".into()));
     let (status, body) = answer(&mut connection, &stopping).await;
@@ -172,7 +172,7 @@ pub async fn streams(vm: &Appliance) {
     assert_eq!(finish, "length");
 }
 
-/// The second question carries the first one and its answer.
+/// The second question includes the first one and its answer.
 pub async fn a_conversation(vm: &Appliance) {
     let mut conversation = vm.conversation(3).unwrap();
     let mut pieces = Vec::new();
@@ -187,7 +187,7 @@ pub async fn a_conversation(vm: &Appliance) {
     assert_eq!(more as usize, 4 + "abc\nuser\nHi\nassistant\n".len());
 }
 
-/// An appliance that is down gives way to the next.
+/// If one appliance is down, the client uses the next.
 pub async fn fail_over(vm: &Appliance) {
     let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("https://{}", gone.local_addr().unwrap());
@@ -203,7 +203,7 @@ pub async fn fail_over(vm: &Appliance) {
     assert_eq!(used, vm.address().unwrap());
 }
 
-/// Whoever has not asked for evidence gets nothing else; then the same connection opens.
+/// Before attestation a client gets nothing but evidence; afterwards the same connection is open.
 pub async fn unverified(vm: &Appliance) {
     let stranger = Stranger::new();
     for (method, path, body) in [
@@ -231,7 +231,7 @@ pub async fn unverified(vm: &Appliance) {
     assert_eq!((status, &body[..]), (200, &br#"{"status":"ok"}"#[..]));
 }
 
-/// Errors name the field and repeat nothing else.
+/// Errors name the field and repeat nothing else of the request.
 pub async fn errors(vm: &Appliance) {
     let stranger = Stranger::new();
     let mut connection = stranger.connect(vm.vm.endpoint).await;
@@ -305,7 +305,7 @@ pub async fn errors(vm: &Appliance) {
     }
 }
 
-/// What only the engine can hold an answer to, inside its jail: a schema, a tool, and its own view of a token.
+/// Constraints that only the engine can enforce, inside its sandbox: a schema, a tool, and log probabilities of tokens.
 pub async fn held_answers(vm: &Appliance) {
     let stranger = Stranger::new();
     let mut connection = stranger.connect(vm.vm.endpoint).await;
@@ -325,7 +325,7 @@ pub async fn held_answers(vm: &Appliance) {
             "messages": [{ "role": "user", "content": "Hi" }],
             "temperature": 0,
             "max_completion_tokens": 60,
-            // White space, which this model would write for ever.
+            // Excludes white space, which this model would generate for ever.
             "logit_bias": { "9": -100, "10": -100, "13": -100, "32": -100 },
         });
         for (name, value) in more.as_object().unwrap() {
@@ -345,7 +345,7 @@ pub async fn held_answers(vm: &Appliance) {
     let choice = &body["choices"][0];
     assert_eq!(choice["message"]["content"], r#"{"word":"abc"}"#);
     assert_eq!(choice["finish_reason"], "stop");
-    // The brace is the grammar's will, the letter the model's own.
+    // The grammar forces the brace, while the model itself prefers the letter.
     let first = &choice["logprobs"]["content"][0];
     assert_eq!(
         (&first["token"], &first["top_logprobs"][0]["token"]),

@@ -1,5 +1,5 @@
-//! The official Python client through the program `cocoon connect`, as a person starts it, to a real VM: the same checks that
-//! `tests/openai` makes through the library.
+//! The official Python client with a real VM, through the program `cocoon connect` as a user starts it. The checks are
+//! those that `tests/openai` makes through the library.
 
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -13,15 +13,15 @@ use tokio::time::timeout;
 
 use crate::clients::{self, Client};
 
-/// For the attestation of an emulated machine.
+/// Time limit for the attestation of an emulated machine.
 const DEADLINE: Duration = Duration::from_secs(120);
 
-/// The program; it ends with the value.
+/// The running program, killed on drop.
 struct Connecting(Child);
 
 impl Drop for Connecting {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // The process may have ended already.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -52,7 +52,7 @@ pub async fn the_official_client_gets_what_it_expects(vm: &Appliance) {
         .arg("--allow-unlocked")
         .arg("--trust-root")
         .arg(path("root.pem"))
-        // What it remembers is this test's alone.
+        // Keeps the program's persistent data within this test.
         .env("HOME", folder.path())
         .env_remove("XDG_CONFIG_HOME")
         .env_remove("XDG_CACHE_HOME")

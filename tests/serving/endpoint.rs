@@ -1,4 +1,4 @@
-//! The local endpoint in front of a real VM.
+//! The local endpoint with a real VM.
 
 use cocoon_client::{Endpoint, EndpointOptions, Token};
 use cocoon_tests::trial::Appliance;
@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 
 const TOKEN: &str = "a-token-that-a-person-chose";
 
-/// Sends a request as an application does; the whole response.
+/// Sends a request as an application does, and returns the whole response.
 async fn ask(address: &str, headers: &str, method: &str, path: &str, body: &str) -> String {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let request = format!(

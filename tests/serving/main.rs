@@ -1,13 +1,13 @@
-//! One real VM, served to clients of every kind: those that verify it and talk, those that do not verify
-//! it, and those that must refuse it.
+//! A real VM with clients of every kind: those that verify it and talk, those that do not verify it,
+//! and those that must refuse it.
 //!
-//! Booting takes most of the time, so that one VM serves all steps, in this order.
+//! Booting takes most of the time, so one VM serves all steps, in this order.
 //!
-//! | module | promises |
+//! | module | what its tests show |
 //! |---|---|
-//! | `refused` | clients that believe something else send no prompt |
+//! | `refused` | clients with other expectations send no prompt |
 //! | `asked` | models, answers, streams, usage, and errors that name the field |
-//! | `endpoint` | the local endpoint guards its door and passes streams through |
+//! | `endpoint` | the local endpoint rejects unauthorised requests, and passes streams through |
 //! | `connected` | OpenAI's own client through the program `cocoon connect` |
 
 use std::path::Path;
@@ -34,7 +34,7 @@ async fn a_vm_serves_those_who_verify_it() {
     let trial = Trial::new(demo, "serving", Tee::Tdx, Model::Alphabet).await;
     let vm = trial.unwrap().up().await.unwrap();
 
-    // First of all, so that the counter of requests must be zero after it.
+    // First, because the counter of requests must be zero afterwards.
     refused::other_manifest(&vm).await;
     refused::other_signer(&vm);
     refused::no_development_root(&vm).await;

@@ -1,4 +1,4 @@
-//! Clients that believe something else than what runs.
+//! Clients whose expectations differ from what runs.
 
 use cocoon_client::trust::development_roots;
 use cocoon_client::{
@@ -10,7 +10,7 @@ use cocoon_tests::trial::Appliance;
 
 const SIGNER: [u8; 32] = [0x51; 32];
 
-/// Asks through a client that believes in `manifest` under `policy`; the failed checks that kept it from sending.
+/// Asks through a client that trusts `manifest` under `policy`. Returns the stage and the failed checks of its refusal.
 async fn failures(
     vm: &Appliance,
     manifest: TrustedManifest,
@@ -54,7 +54,7 @@ fn believed(bytes: &[u8]) -> TrustedManifest {
     manifest::trust(bytes, Some(&envelope), &trust, cocoon_tests::now()).unwrap()
 }
 
-/// The same image under a newer manifest: nothing but the manifest's identity differs, and it is bound.
+/// The same image under a newer manifest: only the manifest's identity differs, and the evidence binds it.
 pub async fn other_manifest(vm: &Appliance) {
     let mut newer = vm.image.manifest.clone();
     newer.release += 1;
@@ -64,7 +64,7 @@ pub async fn other_manifest(vm: &Appliance) {
     assert_eq!(failed, [("document.manifest", cause.to_owned())]);
 }
 
-/// The right manifest, signed by somebody whom the client does not know: there is nothing to connect with.
+/// The right manifest, signed by a key that the client does not trust: it cannot even make a verifier.
 pub fn other_signer(vm: &Appliance) {
     let trust = ManifestTrust {
         signers: vec![manifest::public_key(&SIGNER)],
@@ -91,7 +91,7 @@ pub fn other_signer(vm: &Appliance) {
     );
 }
 
-/// A client that has named no development root.
+/// A client that names no development root.
 pub async fn no_development_root(vm: &Appliance) {
     let trusted = vm.image.trusted().unwrap();
     let (stage, failed) = failures(vm, trusted, Policy::default()).await;
@@ -100,7 +100,7 @@ pub async fn no_development_root(vm: &Appliance) {
     assert_eq!(failed, [("evidence.root", cause.to_owned())]);
 }
 
-/// The guest's own count, once it has told of both connections.
+/// The guest's own counters, once they include both connections, show no request.
 pub async fn nobody_asked(vm: &Appliance) {
     let metrics = vm.seen.metrics(|metrics| metrics.connections >= 2).await;
     let metrics = metrics.unwrap();

@@ -1,11 +1,12 @@
-//! The arrows of the architecture: read from `cargo metadata`, so that a manifest cannot lie.
+//! Checks the dependencies between this workspace's crates, as reported by `cargo metadata`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
 use serde_json::Value;
 
-/// Who may have whom as a normal dependency. Only `cocoon-tests`, which is not shipped, knows everybody.
+/// Normal dependencies that each crate may have on others of the workspace. Only `cocoon-tests`, which is not
+/// shipped, may use almost all.
 const ARROWS: &[(&str, &[&str])] = &[
     ("cocoon-protocol", &[]),
     ("cocoon-inputs", &[]),
@@ -18,7 +19,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     (
         "cocoon-engine",
-        // The kernels in the build for GPUs alone.
+        // Only for the feature that builds for GPUs.
         &["cocoon-kernels", "cocoon-measurements", "cocoon-protocol"],
     ),
     ("cocoon-gpu", &["cocoon-measurements", "cocoon-protocol"]),
@@ -62,7 +63,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// Packages with which others compile C, or look for some on the machine.
+/// Packages that build scripts use to compile C, or to find C libraries on the machine.
 const BUILDS_C: &[&str] = &[
     "autotools",
     "bindgen",
@@ -73,10 +74,10 @@ const BUILDS_C: &[&str] = &[
     "system-deps",
     "vcpkg",
 ];
-/// Named as if they bound a library, and are Rust alone: `dirs-sys` knows where a user's folders are, and comes with the
-/// parser of SNP reports.
+/// Packages named like bindings to a library that are pure Rust. `dirs-sys` finds a user's folders; the parser
+/// of SNP reports depends on it.
 const RUST_ALONE: &[&str] = &["dirs-sys"];
-/// TLS stacks that are not ours.
+/// TLS stacks that this project does not use.
 const FOREIGN: &[&str] = &["aws-lc-rs", "native-tls", "openssl", "ring"];
 
 #[test]
@@ -143,7 +144,7 @@ fn the_agent_is_free_of_c_and_of_the_engine() {
     }
 }
 
-/// The engine does have C, in build scripts and in packages that bind libraries: what is looked for can be found.
+/// The engine does use C, in build scripts and in bindings. This shows that the search finds it.
 #[test]
 fn c_would_be_noticed() {
     let options = ["--edges", "normal,build", "--features", "mistralrs"];
@@ -154,7 +155,7 @@ fn c_would_be_noticed() {
     assert!(!brings_c("rustls") && !brings_c("sys-info"));
 }
 
-/// Not even the binding to a compiler: what runs on a GPU is what was measured.
+/// The kernels do not even link a run-time compiler: what runs on a GPU is what was measured.
 #[test]
 fn kernels_are_light_and_compile_nothing_at_run_time() {
     let mut arguments = vec!["tree", "--locked", "--package", "cocoon-kernels"];
@@ -179,7 +180,7 @@ fn kernels_are_light_and_compile_nothing_at_run_time() {
     assert!(!crates.iter().any(|name| brings_c(name)), "{crates:?}");
 }
 
-/// By convention `-sys` binds a library that is not Rust, and `-src` carries its sources.
+/// By convention, a `-sys` package binds a library that is not Rust, and a `-src` package contains its sources.
 fn brings_c(package: &str) -> bool {
     if RUST_ALONE.contains(&package) {
         return false;
@@ -202,17 +203,17 @@ fn only_the_guest_build_turns_the_engine_on() {
     }
 }
 
-/// Names of the normal dependencies of `package`, all the way down, with its default features.
+/// Returns the names of all direct and indirect normal dependencies of `package`, with its default features.
 fn closure(package: &str) -> BTreeSet<String> {
     packages(package, &["--edges", "normal"])
 }
 
-/// Names of the packages in the tree of `package`.
+/// Returns the names of the packages in the dependency tree of `package`.
 fn packages(package: &str, options: &[&str]) -> BTreeSet<String> {
     let mut arguments = vec!["tree", "--locked", "--package", package];
     arguments.extend(["--prefix", "none", "--format", "{p}"]);
     arguments.extend(options);
-    // The name, then version and place.
+    // Each line has the name, then version and path.
     cargo(&arguments)
         .lines()
         .filter_map(|line| Some(line.split_whitespace().next()?.to_owned()))

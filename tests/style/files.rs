@@ -1,10 +1,10 @@
-//! What the files of the repository look like.
+//! Checks the form of the repository's files.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The fixed top level.
+/// Permitted top-level entries.
 const TOP: &[&str] = &[
     ".cargo",
     ".ci",
@@ -25,7 +25,7 @@ const TOP: &[&str] = &[
     "tests",
 ];
 
-/// Longest source file: beyond this it is about more than one thing.
+/// Maximum lines of a source file: a longer one is about more than one thing.
 const MAX_LINES: usize = 400;
 
 #[test]
@@ -72,7 +72,7 @@ fn a_source_file_opens_with_what_it_is_for_and_stays_short() {
 
 #[test]
 fn no_registry_is_named_by_its_host() {
-    // In pieces, so that this file passes its own test.
+    // In parts, so that this file passes its own test.
     let hosts: Vec<String> = [
         ("deb", "ian"),
         ("py", "pi"),
@@ -98,7 +98,7 @@ fn no_registry_is_named_by_its_host() {
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
-/// Files that belong to the repository: tracked, or new and not ignored.
+/// Returns the files that belong to the repository: tracked, or new and not ignored.
 fn tracked() -> Vec<PathBuf> {
     let output = Command::new("git")
         .args([

@@ -1,11 +1,11 @@
-//! How the code itself is shaped: who may know whom, what may be linked where, how a file opens.
+//! Checks the form of the code: dependencies between crates, what may be linked where, and how a file begins.
 
 mod dependencies;
 mod files;
 
 use std::path::PathBuf;
 
-/// The workspace's root.
+/// Returns the workspace's root.
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
         .parent()

@@ -1,18 +1,18 @@
-//! An engine of a few lines for the inside of a VM: it answers every question with one word, and the
-//! ones with the words `abort` and `fault` by telling the whole question on standard error and dying, of
-//! its own will or of an access to memory that is not there.
+//! A small stand-in engine for use inside a VM. It answers every question with one word. For a question
+//! that contains `abort` or `fault`, it prints the whole question to standard error and dies: by `abort`,
+//! or by an invalid memory access.
 //!
-//! A program of its own, compiled by the test with nothing but the standard library: it must be static,
-//! and no image that is built for anybody else may know of it.
+//! The test compiles this file as a program of its own, with the standard library alone, because it must be static and
+//! must not be part of any other image.
 
 use std::io::{Read, Result, Write};
 use std::os::fd::FromRawFd;
 use std::os::unix::net::UnixStream;
 
-/// What an engine says first, and to every question: JSON of the real messages, from the test.
+/// Messages of the engine at its start and for every question, as JSON of the real message types, supplied by the test.
 const READY: &str = env!("READY");
 const ANSWER: &str = env!("ANSWER");
-/// Stands in them for the number of the question.
+/// Placeholder in the messages for the id of the generation.
 const ID: &str = env!("ID");
 
 fn main() -> Result<()> {
@@ -25,7 +25,7 @@ fn main() -> Result<()> {
         let mut frame = vec![0; u32::from_be_bytes(length) as usize];
         agent.read_exact(&mut frame)?;
         let frame = String::from_utf8_lossy(&frame);
-        // The number stands before anything that a client has written.
+        // The id precedes anything that a client wrote.
         let Some((_, rest)) = frame.split_once(r#"{"type":"generate","id":"#) else {
             continue;
         };
@@ -36,7 +36,8 @@ fn main() -> Result<()> {
         }
         if rest.contains("fault") {
             eprintln!("cannot answer {frame}");
-            // SAFETY: none. Nothing is mapped there: the kernel ends this process with SIGSEGV, which is wanted.
+            // SAFETY: none. Nothing is mapped at this address, so the kernel ends this
+            // process with SIGSEGV, as intended.
             unsafe { std::ptr::without_provenance_mut::<u8>(8).write_volatile(1) };
         }
         for message in ANSWER.lines() {
