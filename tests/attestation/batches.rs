@@ -200,8 +200,7 @@ fn boot_bindings_in_batches() {
     }
 }
 
-/// The real client and the real guest: connections that wait together share one piece of evidence, and each is
-/// accepted.
+/// The real client and the real guest: connections that wait together share one piece of evidence, and each is accepted.
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_that_wait_together_are_served_by_one_call() {
     const CLIENTS: usize = 6;

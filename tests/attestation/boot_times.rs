@@ -1,5 +1,4 @@
-//! How long the verdict on a boot document holds: unchanged in the last second that it names, and different in the
-//! next.
+//! How long the verdict on a boot document holds: unchanged in the last second that it names, and different in the next.
 
 use cocoon_measurements::appraise::{Presented, appraise};
 use cocoon_measurements::verdict::{Class, Verdict};

@@ -1,5 +1,4 @@
-//! The guest's certificate (SPEC.md §4) as clients see it: from the real guest, and from servers that present it
-//! differently.
+//! The guest's certificate (SPEC.md §4) as clients see it: from the real guest, and from servers that present it differently.
 
 use cocoon_client::{Address, ConnectError, chain};
 use cocoon_measurements::verdict::Class;
@@ -47,8 +46,7 @@ async fn server(
     .await
 }
 
-/// Connects to `rogue` and returns the error and its text with causes. Asserts that no request was sent after the
-/// handshake.
+/// Connects to `rogue` and returns the error and its text with causes. Asserts that no request was sent after the handshake.
 async fn refused(rogue: &Rogue) -> (ConnectError, String) {
     let error = verifier()
         .connect(&rogue.address)
@@ -137,8 +135,7 @@ async fn cocoon_cert_1() {
     );
 }
 
-/// A third party implements a verifier from the specification alone, so it must list the identifiers that the code
-/// uses.
+/// A third party implements a verifier from the specification alone, so it must list the identifiers that the code uses.
 #[test]
 fn the_specification_names_the_same_object_identifiers() {
     let specification = include_str!("../../measurements/SPEC.md");

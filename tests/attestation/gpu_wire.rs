@@ -81,8 +81,7 @@ async fn evidence_and_collateral_are_small() {
     }
 }
 
-/// The vendors' collateral is the same for the next connection, and for another machine with the same GPU, driver and
-/// VBIOS.
+/// The vendors' collateral is the same for the next connection, and for another machine with the same GPU, driver and VBIOS.
 #[tokio::test(flavor = "multi_thread")]
 async fn collateral_is_fetched_once() {
     for tee in BOTH {
@@ -171,8 +170,7 @@ async fn a_gpu_that_is_exchanged_under_the_agent_ends_its_documents() {
     );
 }
 
-/// Starts a server that is not an agent. Its certificate commits to GPU 1001, and its answers show `gpus`, changed by
-/// `edit`.
+/// Starts a server that is not an agent. Its certificate commits to GPU 1001, and its answers show `gpus`, changed by `edit`.
 async fn rogue(gpus: fn() -> GpuSimulator, edit: fn(&mut Option<GpuSection>)) -> Rogue {
     let own = key(7);
     let leaf = spki_sha256(&own);

@@ -31,8 +31,7 @@ fn machine(tee: Tee, edit: Edit, leaf: Hex32) -> Machine {
     vm
 }
 
-/// Starts a server whose certificate shows the evidence of one VM, and whose answers are those of another with the same
-/// key.
+/// Starts a server whose certificate shows the evidence of one VM, and whose answers are those of another with the same key.
 async fn started(
     tee: Tee,
     shown: Edit,

@@ -40,8 +40,7 @@ fn other_event(verdict: &Verdict, agreeing: &str, title: &str, cause: &str) {
 
 #[test]
 fn other_firmware() {
-    // In the last page of code. The descriptor and tables are in the same page, so this is a byte that none of them
-    // uses.
+    // In the last page of code. The descriptor and tables are in the same page, so this is a byte that none of them uses.
     refused(
         &tdx(|start| start.opened.firmware[9000] ^= 1),
         &[(

@@ -1,9 +1,8 @@
 //! Appraisal tests: the simulator's evidence is judged by the code that clients use, and the attested TLS connection
 //! that carries it is tested with the real client and guest agent.
 //!
-//! Every refusal is asserted by the check's id and its exact text. Tampering tests sign the changed bytes again with
-//! the simulator's keys, because otherwise they would test nothing but the signature; `flipped` tests that once, for
-//! every field.
+//! Every refusal is asserted by the check's id and its exact text. Tampering tests sign the changed bytes again with the
+//! simulator's keys, because otherwise they would test nothing but the signature; `flipped` tests that once, for every field.
 //!
 //! | module | what its tests show |
 //! |---|---|
@@ -33,8 +32,6 @@
 //! | `malformed`, `properties` | malformed data in every place, chosen and random |
 //! | `certificates`, `connections` | SPEC.md §4 over real TLS: CERT, TLS and ATTEST |
 //! | `kept` | another image and untimely endorsements over real TLS: no prompt is sent |
-//! | `certificates`, `connections` | SPEC.md §4 over real TLS: CERT, TLS and ATTEST |
-//! | `kept` | another image and late endorsements over real TLS: no prompt leaves |
 
 mod accepted;
 mod appraised;

@@ -179,8 +179,7 @@ fn reports() {
             "SNP report has version 4294967295, 2 to 5 expected",
         )],
     );
-    // A bit that belongs to no field of this version: a verifier must not accept signed data that it does not
-    // understand.
+    // A bit that belongs to no field of this version: a verifier must not accept signed data that it does not understand.
     refused(
         &report(|bytes| bytes[0x18c] = 1),
         &[(

@@ -1,6 +1,5 @@
-//! Properties that hold for any bytes in the place of quotes, reports, certificates, revocation lists and envelopes:
-//! nothing panics, each refusal has its row, and no signed byte can be changed undetected. The fuzz targets test the
-//! same for longer.
+//! Properties that hold for any bytes in the place of quotes, reports, certificates, revocation lists and envelopes: nothing
+//! panics, each refusal has its row, and no signed byte can be changed undetected. The fuzz targets test the same for longer.
 
 use std::sync::LazyLock;
 

@@ -1,5 +1,4 @@
-//! A test server that can show any certificate, sign with any key and give any answer. It records the requests it
-//! receives.
+//! A test server that can show any certificate, sign with any key and give any answer. It records the requests it receives.
 
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};

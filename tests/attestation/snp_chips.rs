@@ -1,5 +1,4 @@
-//! SEV-SNP machines of every generation, with the chip's key and a provider's, and the session document of a guest on
-//! them.
+//! SEV-SNP machines of every generation, with the chip's key and a provider's, and the session document of a guest on them.
 
 use std::sync::LazyLock;
 

@@ -105,8 +105,7 @@ fn a_changed_byte_of_any_format_breaks_its_signature() {
     });
 }
 
-/// Each component of the reported TCB, in the layout of its generation, must equal that of the certificate, VCEK or
-/// VLEK.
+/// Each component of the reported TCB, in the layout of its generation, must equal that of the certificate, VCEK or VLEK.
 #[test]
 fn the_reported_tcb_is_the_certificates() {
     each(|generation, version, key| {

@@ -69,8 +69,7 @@ const COMPARED: &[(&str, Edit, Row)] = &[
     ),
 ];
 
-/// Values that are refused whoever signs them, and values that do not match the certificate: refused before any
-/// comparison.
+/// Values that are refused whoever signs them, and values that do not match the certificate: refused before any comparison.
 const REFUSED_EARLY: &[(&str, Edit, Row)] = &[
     (
         "POLICY: debugging",

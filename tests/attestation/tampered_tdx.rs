@@ -132,8 +132,7 @@ const COMPARED: &[(&str, Edit, &[Row])] = &[
 const ODD_XFAM: &str =
     "processor features are enabled that this verifier does not know, or basic ones are missing";
 
-/// Values that are refused whoever signs them, and values that Intel's collateral judges: refused before any
-/// comparison.
+/// Values that are refused whoever signs them, and values that Intel's collateral judges: refused before any comparison.
 const REFUSED_EARLY: &[(&str, Edit, Row)] = &[
     (
         "ATTRIBUTES: debug",

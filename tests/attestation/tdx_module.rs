@@ -84,8 +84,7 @@ fn each_field_of_what_is_said_of_the_module() {
     ];
     judged("tcb_info", own.into());
 
-    // A module without a version has no identity of its own: the common one applies, and so do the TCB level's
-    // components.
+    // A module without a version has no identity of its own: the common one applies, and so do the TCB level's components.
     let first = Platform {
         report: |report| report.tee_tcb_svn[1] = 0,
         ..Platform::good()

@@ -76,8 +76,7 @@ fn a_service_td_is_none_of_ours() {
     }
 }
 
-/// Features of TDX 1.5 that no image here uses are refused. Of the extended fields, only TD_ID has a value in every
-/// report.
+/// Features of TDX 1.5 that no image here uses are refused. Of the extended fields, only TD_ID has a value in every report.
 #[test]
 fn what_nobody_judges_is_refused() {
     type Edit = fn(&mut Extended);
@@ -160,8 +159,7 @@ fn the_tcb_of_now_is_judged_like_that_of_the_launch() {
             );
         })
     };
-    // Launched on a module for which Intel has published a fix, and updated since: keys made before the fix may be
-    // known.
+    // Launched on a module for which Intel has published a fix, and updated since: keys made before the fix may be known.
     let fixed = |status| exchanged(TEE_TCB_SVN[0] + 1, status, "UpToDate");
     let relaunch = fixed("OutOfDate");
     refused(

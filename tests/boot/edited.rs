@@ -119,8 +119,7 @@ async fn a_kernel_that_is_not_locked_down_is_not_used() {
     );
 }
 
-/// Boots the image in `folder`, and asserts that dm-verity stops the guest at a block that
-/// differs from the measured one.
+/// Boots the image in `folder`, and asserts that dm-verity stops the guest at a block that differs from the measured one.
 async fn corrupted(name: &str, folder: &Path) {
     let mut trial = Trial::new(demo(), name, Tee::Tdx, Model::Real)
         .await

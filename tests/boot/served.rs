@@ -128,8 +128,7 @@ async fn a_vm_boots_verifies_answers_and_leaves_nothing() {
     assert!(processes::naming(&folder).is_empty());
 }
 
-/// Simulated SEV-SNP: the report is about the SNP firmware, which boots on real hardware
-/// only, and the verdict notes that.
+/// Simulated SEV-SNP: the report is about the SNP firmware, which boots on real hardware only, and the verdict notes that.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_imitated_snp_vm_boots_and_verifies() {
     let vm = boot("snp", Tee::SevSnp, Model::Alphabet).await;

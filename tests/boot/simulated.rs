@@ -1,5 +1,4 @@
-//! A guest with a simulated GPU: the guest verifies the GPU before it serves, and the client
-//! sees the result of every check.
+//! A guest with a simulated GPU: the guest verifies the GPU before it serves, and the client sees the result of every check.
 
 use std::fs;
 use std::path::Path;

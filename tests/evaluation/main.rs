@@ -2,9 +2,8 @@
 //! show that the scores can be trusted: the sentences are complete, the script sends the requests of `cocoon
 //! translate`, and its scores are those of sacrebleu.
 //!
-//! `sacrebleu` is installed into the cache from its registry, from a lock file with hashes. Where that
-//! fails, the test prints `SKIPPED` with the reason; with `COCOON_NO_SKIP=1` in the environment, as in
-//! continuous integration, it fails.
+//! `sacrebleu` is installed into the cache from its registry, from a lock file with hashes. Where that fails, the test prints
+//! `SKIPPED` with the reason; with `COCOON_NO_SKIP=1` in the environment, as in continuous integration, it fails.
 //!
 //! With `--ignored --nocapture`, the engine that the image build left in the cache translates all sentences with the
 //! default model, and the table is printed; see `README.md` in this folder.

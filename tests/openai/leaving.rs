@@ -1,9 +1,8 @@
 //! When a client disconnects, the real engine computes at most the token that it is working on, and the agent counts
 //! exactly the tokens that the engine had sent by then.
 //!
-//! A relay between agent and engine counts the tokens in their frames. The test must measure how soon the
-//! engine obeys, not how a busy machine schedules processes, so it stops the engine (`SIGSTOP`) until the
-//! cancellation is in its socket.
+//! A relay between agent and engine counts the tokens in their frames. The test must measure how soon the engine obeys, not
+//! how a busy machine schedules processes, so it stops the engine (`SIGSTOP`) until the cancellation is in its socket.
 
 use std::io;
 use std::os::unix::net::UnixStream as StdUnixStream;
@@ -30,8 +29,7 @@ use crate::clients;
 
 /// Time limit of every wait.
 const DEADLINE: Duration = Duration::from_secs(120);
-/// Number of layers: a token then takes some hundredths of a second, which is long compared
-/// with the transfer of a frame.
+/// Number of layers: a token then takes some hundredths of a second, which is long compared with the transfer of a frame.
 pub const LAYERS: u32 = 24;
 /// Number of tokens after which the client disconnects.
 const READ: u32 = 24;
@@ -73,8 +71,7 @@ async fn the_engine_stops_within_one_token() {
     let process = seen.borrow().process;
     let upstreams = Upstreams::new(appliance.verifier(), vec![appliance.address.clone()]);
 
-    // The first answer warms up. The second shows the processor time of such an answer when
-    // the engine does nothing else.
+    // The first answer warms up. The second shows the processor time of such an answer when the engine does nothing else.
     whole(&upstreams).await;
     let before = processor_time(process).unwrap();
     whole(&upstreams).await;

@@ -44,8 +44,7 @@ fn silent(error: &UpError) -> (&'static str, u64) {
     }
 }
 
-/// Stops QEMU, or the simulator, once an event satisfies `when`. Returns the state and the
-/// seconds that the owner reports.
+/// Stops QEMU, or the simulator, once an event satisfies `when`. Returns the state and the seconds that the owner reports.
 async fn stopped(
     name: &str,
     model: Model,

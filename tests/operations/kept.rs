@@ -112,8 +112,7 @@ impl Kept {
         found
     }
 
-    /// Waits for an entry of the journal after number `seq`. Panics with all entries if one
-    /// is a failure or none arrives.
+    /// Waits for an entry of the journal after number `seq`. Panics with all entries if one is a failure or none arrives.
     async fn until(&self, seq: u64, name: &str, state: &str) -> Entry {
         let until = Instant::now() + DEADLINE * 2;
         loop {

@@ -1,6 +1,5 @@
-//! Operating real VMs: inspecting one, starting a second of the same name, shutting one down while it
-//! answers, giving up on one that is still booting or hangs, a killed daemon, updates, an interrupted demo,
-//! and the README's own commands.
+//! Operating real VMs: inspecting one, starting a second of the same name, shutting one down while it answers, giving up on
+//! one that is still booting or hangs, a killed daemon, updates, an interrupted demo, and the README's own commands.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -115,8 +114,7 @@ async fn a_vm_is_looked_at_and_drained() {
     }
 }
 
-/// Asserts that the log, as printed by `logs --json`, has the guest's console and the
-/// host's events in order of arrival.
+/// Asserts that the log, as printed by `logs --json`, has the guest's console and the host's events in order of arrival.
 fn the_log_is_of_both_sides(folder: &Path) {
     let text = std::fs::read_to_string(folder.join(log::FILE)).unwrap();
     let entries: Vec<log::Entry> = text

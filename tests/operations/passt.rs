@@ -25,8 +25,7 @@ struct Passt {
 }
 
 impl Passt {
-    /// Starts `program` as described in `host-agent/docs/tee-hosts.md`. The error says why it
-    /// does not run on this machine.
+    /// Starts `program` as described in `host-agent/docs/tee-hosts.md`. The error says why it does not run on this machine.
     fn start(program: &Path, folder: &Path) -> Result<Self, String> {
         let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let relay = free.local_addr().unwrap();

@@ -192,8 +192,7 @@ async fn an_appliance_is_updated_under_its_clients() {
         updated.unwrap()
     };
 
-    // The files match the signed manifest, and the VM boots and serves, but its evidence does
-    // not match the reference values.
+    // The files match the signed manifest, and the VM boots and serves, but its evidence does not match the reference values.
     let view = update(&wrong, None).await;
     let reason = "a client would not accept its evidence: RTMR2 (command line, initrd): edited command line: the kernel was started \
         with another one than the manifest's; words missing (-) and added (+): -quiet"
@@ -233,8 +232,7 @@ async fn an_appliance_is_updated_under_its_clients() {
     assert!(said.iter().any(|entry| entry.text == accepted), "{said:#?}");
     stop.store(true, Ordering::SeqCst);
     let failed = asking.await.unwrap();
-    // A client that met the other release was refused for that and served at the next
-    // attempt. There were no other errors.
+    // A client that met the other release was refused for that and served at the next attempt. There were no other errors.
     let (old, new) = (by[0].load(Ordering::SeqCst), by[1].load(Ordering::SeqCst));
     assert!(old > 0 && new > 0, "{old} and {new}: {said:#?}");
     assert_eq!(failed, [""; 0], "{said:#?}");

@@ -1,6 +1,5 @@
-//! Measures what serving costs on this machine: the whole path against the engine alone, the engine
-//! against others, attested handshakes against plain ones, and a soak test with many streams for ten
-//! minutes. See `README.md` in this folder.
+//! Measures what serving costs on this machine: the whole path against the engine alone, the engine against others, attested
+//! handshakes against plain ones, and a soak test with many streams for ten minutes. See `README.md` in this folder.
 //!
 //! Alternatives are measured in turns in one run, and reported as medians. These programs are no tests, because
 //! figures depend on the machine and the moment; only a missed goal of the soak makes the command fail.

@@ -1,5 +1,4 @@
-//! The engine and model that are measured: an engine of these sources, and the default
-//! model as published and as served.
+//! The engine and model that are measured: an engine of these sources, and the default model as published and as served.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};

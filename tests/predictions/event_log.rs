@@ -1,8 +1,7 @@
 //! The event log of firmware with a TPM: parsed, replayed, and converted to what a trust domain would have logged.
 //!
-//! Format: TCG PC Client Platform Firmware Profile, crypto-agile. Registers correspond as in edk2's
-//! `TdxMeasurementCommon.c` and the TDVF design guide: PCR 1 and 7 are RTMR0, 2 to 6 are RTMR1, and 8 to 15 are RTMR2;
-//! MRTD takes the place of PCR 0.
+//! Format: TCG PC Client Platform Firmware Profile, crypto-agile. Registers correspond as in edk2's `TdxMeasurementCommon.c`
+//! and the TDVF design guide: PCR 1 and 7 are RTMR0, 2 to 6 are RTMR1, and 8 to 15 are RTMR2; MRTD takes the place of PCR 0.
 
 use anyhow::Context as _;
 use cocoon_measurements::tdx::event::{Rtmr, event_type};
@@ -79,13 +78,11 @@ pub fn replay(events: &[TpmEvent], pcr: u32) -> [u8; 48] {
         .fold([0; 48], extend)
 }
 
-/// Selects the events that a trust domain's firmware measures too, in order, each with the
-/// register that it extends there.
+/// Selects the events that a trust domain's firmware measures too, in order, each with the register that it extends there.
 ///
-/// There are two differences, and this function checks both. When the firmware finishes, it measures a separator
-/// into each of PCR 0 to 6; a trust domain measures only one, into the register of PCR `separator`. QEMU lists
-/// `tpm_log`, the memory for a legacy event log, in its ACPI data only on a machine with a TPM; `None` means
-/// that ACPI data are not measured.
+/// There are two differences, and this function checks both. When the firmware finishes, it measures a separator into each of
+/// PCR 0 to 6; a trust domain measures only one, into the register of PCR `separator`. QEMU lists `tpm_log`, the memory for a
+/// legacy event log, in its ACPI data only on a machine with a TPM; `None` means that ACPI data are not measured.
 pub fn as_in_a_trust_domain(
     events: Vec<TpmEvent>,
     separator: u32,

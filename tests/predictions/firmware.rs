@@ -9,8 +9,7 @@ use crate::boot::{Firmware, Programs};
 use crate::measured::{Build, check};
 use crate::tools::{Packages, had};
 
-/// The release that the image uses, in the build for plain machines, with a GPU's port and
-/// the firmware's window for it.
+/// The release that the image uses, in the build for plain machines, with a GPU's port and the firmware's window for it.
 #[tokio::test]
 async fn edk2_stable202508_measures_what_is_predicted() {
     let Some((artefacts, programs)) = opened().await else {

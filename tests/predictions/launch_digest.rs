@@ -12,8 +12,7 @@ use crate::tools::{had, output, read, wheel};
 
 /// Numbers of virtual processors. The lengths of the three lists share no factor, so their values combine differently.
 const VCPUS: [u32; 4] = [1, 2, 4, 64];
-/// Values of `SEV_FEATURES`: SNP alone, with debug register swap, with secure TSC, with both,
-/// with VMSA register protection.
+/// Values of `SEV_FEATURES`: SNP alone, with debug register swap, with secure TSC, with both, with VMSA register protection.
 const FEATURES: [u64; 5] = [
     FEATURE_SNP,
     FEATURE_SNP | 0x20,

@@ -1,10 +1,9 @@
 //! Compares predicted measurements with other implementations and with real firmware: independent programs on the same
 //! artefacts, and OVMF's own event log of a real boot.
 //!
-//! Every third-party program is fetched by hash and unpacked, never installed. Where one cannot be obtained, its
-//! test prints `SKIPPED` with the reason; with `COCOON_NO_SKIP=1` in the environment, as in continuous
-//! integration, it fails. Published evidence that no lock file covers may be absent even then, unless
-//! `COCOON_VECTORS` names its folder.
+//! Every third-party program is fetched by hash and unpacked, never installed. Where one cannot be obtained, its test prints
+//! `SKIPPED` with the reason; with `COCOON_NO_SKIP=1` in the environment, as in continuous integration, it fails. Published
+//! evidence that no lock file covers may be absent even then, unless `COCOON_VECTORS` names its folder.
 
 #[path = "../src/absent.rs"]
 mod absent;

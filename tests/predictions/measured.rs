@@ -1,5 +1,4 @@
-//! Compares RTMR0 to RTMR2 with OVMF: every event that firmware and kernel measure in a real
-//! boot must be the predicted one.
+//! Compares RTMR0 to RTMR2 with OVMF: every event that firmware and kernel measure in a real boot must be the predicted one.
 //!
 //! The firmware measures into a TPM here. Events that exist only in a trust domain are left out: the hand-off block,
 //! the variable store as a whole, and QEMU's settings, whose values are still checked where the guest can read them.

@@ -133,10 +133,9 @@ impl Packages {
     }
 }
 
-/// Reads a file of the test vectors, which are not part of the repository: below `COCOON_VECTORS`, or else
-/// in `../shared/vectors` beside the checkout. If no folder is named and the file is absent, this prints
-/// SKIPPED, even with `COCOON_NO_SKIP`, because no lock file covers published evidence. A file missing from
-/// a named folder is a failure.
+/// Reads a file of the test vectors, which are not part of the repository: below `COCOON_VECTORS`, or else in
+/// `../shared/vectors` beside the checkout. If no folder is named and the file is absent, this prints SKIPPED, even with
+/// `COCOON_NO_SKIP`, because no lock file covers published evidence. A file missing from a named folder is a failure.
 pub fn vector(path: &str) -> Option<Vec<u8>> {
     let named = std::env::var_os("COCOON_VECTORS").filter(|folder| !folder.is_empty());
     let beside = workspace().join("../shared/vectors");
@@ -159,8 +158,7 @@ fn vector_below(named: Option<PathBuf>, beside: &Path, path: &str) -> Option<Vec
     fs::read(&file).map_err(missing).ok()
 }
 
-/// Returns the only Python wheel of `group` in the tests' own lock file. It stays packed,
-/// because Python imports from it.
+/// Returns the only Python wheel of `group` in the tests' own lock file. It stays packed, because Python imports from it.
 pub fn wheel(group: &str) -> anyhow::Result<PathBuf> {
     let mut fetched = fetch(Lock::parse(TOOLS)?, group, Policy::AllowNewest)?;
     let wheel = fetched.pop().context("the lock names no wheel")?;

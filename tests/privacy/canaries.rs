@@ -176,8 +176,7 @@ fn spellings(canary: &str) -> Vec<String> {
     let list = format!("{:?}", canary.as_bytes());
     let inside = list.trim_matches(['[', ']']).to_owned();
     let mut all = vec![canary.to_owned(), hex.to_uppercase(), hex, inside];
-    // Base64 has three alignments. The first and last characters depend on the neighbouring
-    // bytes, so they are left out.
+    // Base64 has three alignments. The first and last characters depend on the neighbouring bytes, so they are left out.
     for before in 0..3 {
         let text = format!("{}{canary}", "x".repeat(before));
         let blob = cocoon_protocol::bytes::Blob(text.into_bytes());

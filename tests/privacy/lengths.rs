@@ -76,8 +76,7 @@ impl Asking<'_> {
         all
     }
 
-    /// Returns answers with the same number of tokens: the alphabet for `a`, and for any other
-    /// letter that letter repeated.
+    /// Returns answers with the same number of tokens: the alphabet for `a`, and for any other letter that letter repeated.
     async fn told_and_held(&mut self, fields: &Value, letters: &[&str]) -> Vec<Answered> {
         let mut all = Vec::new();
         for letter in letters {

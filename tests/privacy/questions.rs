@@ -240,8 +240,7 @@ fn formats() -> Vec<(Value, u16)> {
 
 /// Returns chat requests whose answers can only be the canary, or a call with it.
 fn saying() -> Vec<Value> {
-    // To the model all tokens of a grammar are equally likely, so without this bias it would
-    // generate white space for ever.
+    // To the model all tokens of a grammar are equally likely, so without this bias it would generate white space for ever.
     let biases: serde_json::Map<String, Value> = ["\t", "\n", "\r", " "]
         .map(|space| (space.as_bytes()[0].to_string(), json!(-100)))
         .into_iter()

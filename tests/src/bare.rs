@@ -69,8 +69,7 @@ impl End {
 }
 
 impl BareVm {
-    /// Starts the image in `folder` with one CPU. `change` may alter the machine, and `tamper` may alter the QEMU to
-    /// be used.
+    /// Starts the image in `folder` with one CPU. `change` may alter the machine, and `tamper` may alter the QEMU to be used.
     pub async fn start(
         folder: &Path,
         turn: Option<SemaphorePermit<'static>>,

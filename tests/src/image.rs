@@ -100,8 +100,7 @@ impl SignedImage {
         Ok(&images()?.alphabet)
     }
 
-    /// Makes a folder with this image in which the file `name` has other contents or is missing. The other files are
-    /// links.
+    /// Makes a folder with this image in which the file `name` has other contents or is missing. The other files are links.
     pub fn with(&self, name: &str, other: Option<&[u8]>) -> anyhow::Result<tempfile::TempDir> {
         let folder = tempfile::tempdir()?;
         for file in std::fs::read_dir(&self.folder)? {

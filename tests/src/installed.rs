@@ -1,5 +1,4 @@
-//! Installs third-party programs for tests into the cache: with their usual package managers, from lock files with
-//! hashes.
+//! Installs third-party programs for tests into the cache: with their usual package managers, from lock files with hashes.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};

@@ -17,8 +17,7 @@ use crate::image::SignedImage;
 use crate::seen::Seen;
 use crate::vm;
 
-/// Limits the emulated CPUs of one process's tests to two, however many the machine has: the deadlines are chosen for
-/// two.
+/// Limits the emulated CPUs of one process's tests to two, however many the machine has: the deadlines are chosen for two.
 static CPUS: Semaphore = Semaphore::const_new(2);
 
 /// Waits until `cpus` emulated CPUs may run. The permit is held for as long as they do.

@@ -1,6 +1,5 @@
-//! A small stand-in engine for use inside a VM. It answers every question with one word. For a question
-//! that contains `abort` or `fault`, it prints the whole question to standard error and dies: by `abort`,
-//! or by an invalid memory access.
+//! A small stand-in engine for use inside a VM. It answers every question with one word. For a question that contains `abort`
+//! or `fault`, it prints the whole question to standard error and dies: by `abort`, or by an invalid memory access.
 //!
 //! The test compiles this file as a program of its own, with the standard library alone, because it must be static and
 //! must not be part of any other image.
@@ -36,8 +35,7 @@ fn main() -> Result<()> {
         }
         if rest.contains("fault") {
             eprintln!("cannot answer {frame}");
-            // SAFETY: none. Nothing is mapped at this address, so the kernel ends this
-            // process with SIGSEGV, as intended.
+            // SAFETY: none. Nothing is mapped at this address, so the kernel ends this process with SIGSEGV, as intended.
             unsafe { std::ptr::without_provenance_mut::<u8>(8).write_volatile(1) };
         }
         for message in ANSWER.lines() {

@@ -26,8 +26,7 @@ impl Scratch {
     /// Creates a folder in `place`, and removes those whose owners have ended.
     ///
     /// # Errors
-    /// If the folder cannot be created. That an old folder cannot be removed is not an error; it is left to the next
-    /// run.
+    /// If the folder cannot be created. That an old folder cannot be removed is not an error; it is left to the next run.
     pub fn take(place: &Path) -> anyhow::Result<Self> {
         let make = || -> io::Result<Self> {
             fs::create_dir_all(place)?;
@@ -64,8 +63,7 @@ impl Drop for Scratch {
     }
 }
 
-/// Removes folders without a living owner. The caller holds `DOOR`, so every living owner has locked its folder by
-/// now.
+/// Removes folders without a living owner. The caller holds `DOOR`, so every living owner has locked its folder by now.
 fn sweep(place: &Path) -> io::Result<()> {
     for entry in fs::read_dir(place)? {
         let path = entry?.path();

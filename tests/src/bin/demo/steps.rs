@@ -51,8 +51,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             done
         }
         Err(code) => {
-            // Dropping the futures ended their processes. The build's thread cannot be dropped, but its compilers are
-            // ended.
+            // Dropping the futures ended their processes. The build's thread cannot be dropped, but its compilers are ended.
             family::end_all();
             runtime.shutdown_timeout(STOP);
             Ok(code)
