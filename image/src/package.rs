@@ -1,34 +1,34 @@
-//! Debian packages that were fetched: read from the cache, and unpacked.
+//! Reads and unpacks Debian packages that were fetched.
 
 use cocoon_inputs::unpack::{self, Limits, Tree, UnpackError};
 use cocoon_inputs::{CacheError, Fetched};
 use thiserror::Error;
 
-/// Why nothing can be taken from a package.
+/// Why a package cannot be read or unpacked.
 #[derive(Debug, Error)]
 pub enum PackageError {
-    /// Changed in the cache.
+    /// The file in the cache is missing or was changed.
     #[error("cannot read {name} from the cache")]
     Cache {
-        /// Package.
+        /// Name of the package.
         name: String,
-        /// Why.
+        /// What the cache reported.
         #[source]
         source: CacheError,
     },
-    /// Not to be unpacked.
+    /// The package cannot be unpacked.
     #[error("cannot unpack {name}")]
     Unpack {
-        /// Package.
+        /// Name of the package.
         name: String,
-        /// Why.
+        /// What is wrong with it.
         #[source]
         source: UnpackError,
     },
 }
 
 impl PackageError {
-    /// Of `package`, for which unpacking has failed with the error.
+    /// Returns a closure for `map_err` on operations that unpack `package`.
     pub fn unpack(package: &Fetched) -> impl FnOnce(UnpackError) -> Self {
         |source| Self::Unpack {
             name: package.entry.name.clone(),
@@ -37,7 +37,7 @@ impl PackageError {
     }
 }
 
-/// Its bytes, which are those that were fetched.
+/// Reads the bytes of `package`, and checks that they are still those that were fetched.
 ///
 /// # Errors
 /// [`PackageError::Cache`].
@@ -48,7 +48,7 @@ pub fn read(package: &Fetched) -> Result<Vec<u8>, PackageError> {
     })
 }
 
-/// Its files and links for which `keep` holds.
+/// Returns the files and links of `package` whose paths satisfy `keep`.
 ///
 /// # Errors
 /// [`PackageError`].

@@ -1,7 +1,7 @@
-//! Adds the shape of a real machine to a manifest: RTMR0 as its firmware and its tables give it.
+//! Adds the shape of a real machine to a manifest: the events of RTMR0 that follow from its firmware and its tables.
 //!
-//! The tables are computed by `cocoon-host tables` on a machine of the signer's own. Whoever signs the manifest with
-//! such a shape vouches for them: a rebuild of the image predicts every other event again, but not these.
+//! The signer computes the tables with `cocoon-host tables` on a machine of their own. Signing the manifest vouches for them,
+//! because a rebuild of the image predicts all other events again, but cannot compute these tables.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -23,34 +23,34 @@ use crate::files::{self, FileError};
 use crate::firmware::MAX_FIRMWARE;
 use crate::reference::{self, ReferenceError, Size};
 
-/// Longest name of a machine shape, in characters: verdicts show it in a line.
+/// Longest name of a machine shape, in characters. Verdicts show it in one line.
 pub const MAX_NAME: usize = 100;
-/// The largest table, in bytes: QEMU's have some hundred KiB at most.
+/// Largest table, in bytes; QEMU's have at most some hundred KiB.
 const MAX_TABLE: u64 = 4 << 20;
 
-/// A real machine.
+/// Shape of a real machine.
 #[derive(Debug, Clone, Copy)]
 pub struct Shape<'a> {
-    /// For people, and unique in the manifest.
+    /// Name for verdicts, unique in the manifest.
     pub name: &'a str,
-    /// Memory, processors, and the window for a GPU.
+    /// Memory, number of vCPUs, and window for a GPU.
     pub size: Size,
-    /// Folder with [`PlatformTables::FILES`].
+    /// Folder with the files named in [`PlatformTables::FILES`].
     pub tables: &'a Path,
-    /// Of the hardware.
+    /// CPUID values of the real machine's processor, which replace those of the emulated one in SMBIOS.
     pub processor: ProcessorId,
 }
 
-/// What became of the manifest.
+/// Result of adding a shape.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Outcome {
     /// How the manifest changed.
     pub change: Change,
-    /// RTMR0 of the shape.
+    /// RTMR0 of a machine with the shape.
     pub rtmr0: Hex48,
-    /// Identity of the manifest as it is now.
+    /// Identity of the manifest after the change.
     pub manifest_id: Hex32,
-    /// Whether there were signatures over the manifest as it was, which are gone now.
+    /// Whether signatures over the old manifest were removed.
     pub signatures_removed: bool,
 }
 
@@ -58,75 +58,75 @@ pub struct Outcome {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Change {
-    /// There was no shape of that name.
+    /// There was no shape with that name.
     Added,
-    /// There was one with other values.
+    /// There was a shape with that name and other values.
     Replaced,
-    /// There was the very same.
+    /// The manifest had the same shape already.
     Unchanged,
 }
 
-/// Why the shape cannot be added.
+/// Why a shape cannot be added.
 #[derive(Debug, Error)]
 pub enum PlatformError {
-    /// A file.
+    /// A file cannot be read or written.
     #[error("cannot add the machine shape")]
     File(#[from] FileError),
-    /// Not a manifest, or none any more with one more shape.
+    /// The file is not a valid manifest, or would not be one with another shape.
     #[error("{path} is not the manifest of an image, or has no room for another machine shape")]
     Manifest {
-        /// The file.
+        /// Path of the manifest.
         path: PathBuf,
-        /// Why not.
+        /// What is wrong with it.
         #[source]
         source: ManifestError,
     },
-    /// A file beside the manifest.
+    /// A file beside the manifest is missing or is not the one that the manifest describes.
     #[error(
         "{path} is not the file that the manifest describes: put the manifest beside its own image"
     )]
     Altered {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
     },
-    /// A name that cannot be shown.
+    /// The name is empty, too long, or has control characters.
     #[error("{name:?} is no name for a machine shape: use 1 to {MAX_NAME} printable characters")]
     Name {
-        /// The name.
+        /// Name of the shape.
         name: String,
     },
-    /// The name of a shape that is not the signers' to change.
+    /// The name is that of a shape for the simulator, which follows from the image.
     #[error("{name:?} is a machine shape of the simulator: choose another name")]
     Simulated {
-        /// The name.
+        /// Name of the shape.
         name: String,
     },
-    /// A table of no bytes is none.
+    /// A file with a table is empty.
     #[error("{path} is empty: compute the tables again with `cocoon-host tables`")]
     Empty {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
     },
-    /// An SMBIOS table that no firmware would measure.
+    /// The SMBIOS table is not one that firmware would measure.
     #[error("cannot measure {path}")]
     Smbios {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What is wrong.
+        /// What is wrong with it.
         #[source]
         source: SmbiosError,
     },
-    /// The prediction.
+    /// RTMR0 cannot be predicted.
     #[error("cannot predict RTMR0 of the machine shape")]
     Reference(#[from] ReferenceError),
 }
 
-/// Adds `shape` to the manifest at `path`, beside which lies its image, or replaces the shape of the same name. Where
-/// that changes the manifest, its signatures are removed: they were over other bytes.
+/// Adds `shape` to the manifest at `path`, or replaces the shape with the same name. The image must lie beside the manifest.
+/// If the manifest changes, its signatures are removed, because they are over the old bytes.
 ///
 /// # Errors
-/// [`PlatformError`]; the manifest and its signatures are left alone, unless the error is of these signatures, which are then
-/// over other bytes and count for nobody.
+/// [`PlatformError`]. The manifest and its signatures are unchanged, except when removing the signatures fails: then they
+/// remain beside the new manifest, for which they are not valid.
 pub fn add(
     path: &Path,
     shape: &Shape<'_>,
@@ -166,7 +166,7 @@ pub fn add(
     Ok(outcome)
 }
 
-/// Where the signatures of the manifest at `path` are.
+/// Returns the path of the signatures of the manifest at `path`.
 pub fn envelope_path(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".dsse");
@@ -205,7 +205,7 @@ fn digests(shape: &Shape<'_>) -> Result<PlatformDigests, PlatformError> {
     })
 }
 
-/// The very bytes that are predicted from, so compared themselves.
+/// Reads the TDX firmware and compares it with the manifest. The prediction uses these very bytes, so they are not read again.
 fn firmware(
     folder: &Path,
     artefacts: &BTreeMap<String, Artefact>,
@@ -219,7 +219,7 @@ fn firmware(
     }
 }
 
-/// RTMR0 does not depend on the others, but whoever signs the manifest next vouches for all of them.
+/// Checks all artefacts. RTMR0 depends on the firmware only, but the next signature over the manifest vouches for all of them.
 fn check_artefacts(
     folder: &Path,
     artefacts: &BTreeMap<String, Artefact>,

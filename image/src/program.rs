@@ -1,7 +1,8 @@
-//! Whether this program is of the sources at hand.
+//! Tells whether this program was compiled from the sources in a workspace.
 //!
-//! What it decides itself (words of the command line, modules, formats of archives and volumes, reference values) comes out of
-//! the running executable, whatever lies in the checkout: one that is older or newer makes another image than the revision says.
+//! Some parts of an image come from the running program and not from the workspace: the command line, the choice of modules,
+//! the formats of archives and volumes, the reference values. An older or newer program makes another image than the revision
+//! of the workspace promises.
 
 mod sources;
 
@@ -9,10 +10,10 @@ use std::path::Path;
 
 pub use sources::{files, is_part};
 
-/// Of the sources that it was compiled from; nothing where these were in no workspace.
+/// Digest of the sources that this program was compiled from; empty if they were not in a workspace.
 const OWN: &str = env!("COCOON_IMAGE_SOURCES");
 
-/// Whether those in `workspace` are the ones that this program was compiled from.
+/// Returns whether this program was compiled from the sources in `workspace`.
 pub fn is_of(workspace: &Path) -> bool {
     !OWN.is_empty() && sources::digest(workspace).is_ok_and(|digest| digest == OWN)
 }
@@ -40,7 +41,7 @@ mod tests {
             fs::copy(workspace().join(file), to).unwrap();
         }
         assert!(is_of(copy));
-        // What is compiled into nothing.
+        // These files are not compiled into the program.
         for other in [
             "README.md",
             "image/src/build.rs~",
@@ -68,7 +69,7 @@ mod tests {
         assert!(!is_of(copy));
     }
 
-    /// A crate that this one comes to depend on must not be forgotten.
+    /// A new dependency within the workspace must be added to the parts.
     #[test]
     fn every_crate_of_the_workspace_that_is_compiled_in_is_a_part() {
         let read = |path: PathBuf| -> toml::Table {
@@ -97,13 +98,13 @@ mod tests {
         assert!(seen.contains("cocoon-protocol"), "{seen:?}");
     }
 
-    /// Files of another kind that a source includes must not be forgotten either.
+    /// Files other than Rust sources, which a source may include, must be added to the parts, too.
     #[test]
     fn every_file_that_git_has_of_the_parts_counts() {
         let mut git = Command::new("git");
         git.current_dir(workspace()).args(["ls-files", "-z", "--"]);
         let listed = git.args(sources::PARTS).output();
-        // Sources out of an archive.
+        // Git is missing, for example where the sources were unpacked from an archive.
         let Ok(listed) = listed else { return };
         let listed = String::from_utf8(listed.stdout).unwrap();
         let found = files(workspace()).unwrap();

@@ -1,7 +1,7 @@
-//! Where an image's own parts come from, and what keeps a stranger from making the same ones.
+//! Determines the revision of an image's own sources, and the marks for images that others cannot rebuild.
 //!
-//! A manifest that is not marked `unlocked` promises that anybody can rebuild the image from the named revision. Sources
-//! that differ from every revision, or executables built elsewhere, break that promise, so they are marked.
+//! A manifest without `unlocked` entries promises that anyone can rebuild the image from its revision. Sources that differ from
+//! every revision and executables that were compiled elsewhere break that promise, so they are marked.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
@@ -18,46 +18,47 @@ use crate::guest::stage;
 use crate::program;
 use crate::shown::printable;
 
-/// Where there is no git.
+/// Revision of sources that git does not know.
 const NO_REVISION: &str = "none";
-/// Ends a revision whose sources were changed.
+/// Suffix of the revision of changed sources.
 const DIRTY: &str = "-dirty";
-/// Beginning of the marks that concern our own sources, not foreign inputs.
+/// Prefix of marks that concern the project's own sources and not foreign inputs.
 const SOURCE_MARK: &str = "source: ";
 
-/// Files, and git's names for their bytes.
+/// Files, and the object IDs that git gives their contents.
 type Contents = BTreeMap<PathBuf, String>;
 
-/// What sources are called.
+/// Revision of the sources, and how far it can be trusted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Name {
-    /// Git's revision, with `-dirty` when the files that go into an image are not the revision's, name for name and byte for
-    /// byte; `none` without git, or when this is no workspace.
+    /// Git's revision. It ends in `-dirty` when names or contents of the files that go into an image differ from the revision,
+    /// and is `none` without git or outside a workspace.
     pub revision: String,
-    /// What git said where it would not tell.
+    /// What git reported when it failed.
     pub refusal: Option<String>,
-    /// Whether this program, which decides the rest of an image, was compiled from the same.
+    /// Whether this program, which decides the rest of an image, was compiled from the same sources.
     pub own: bool,
-    /// Digest of all that goes into an image, names and bytes; none where the revision has something else.
+    /// Digest of the names and contents of all files that go into an image; `None` if they differ from the revision.
     committed: Option<Hex32>,
 }
 
-/// What an image's own parts were compiled of.
+/// Sources from which an image's own parts were compiled.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sources {
-    /// What they are called.
+    /// Revision of the sources.
     pub name: Name,
-    /// The text of cargo's lock file.
+    /// Content of cargo's lock file.
     pub cargo_lock: String,
-    /// Digest of the lock file of the inputs; none where there is no such file.
+    /// SHA-256 of the lock file of inputs; `None` if there is no such file.
     pub inputs_lock: Option<Hex32>,
 }
 
 impl Sources {
-    /// Those in `copy`, which must stay as it is until everything is compiled, of the workspace at `source`.
+    /// Determines the revision of the sources in `copy`, which were copied from the workspace at `source`. The copy must not
+    /// change until everything is compiled.
     ///
     /// # Errors
-    /// [`FileError`] when there is no lock file of cargo.
+    /// [`FileError`] when cargo's lock file cannot be read.
     pub fn judge(source: &Path, copy: &Path) -> Result<Self, FileError> {
         let cargo_lock = files::read(&copy.join("Cargo.lock"), MAX_LOCK)?;
         let inputs_lock = files::read(&copy.join(LOCK_FILE), MAX_LOCK);
@@ -68,8 +69,8 @@ impl Sources {
         })
     }
 
-    /// The same for an image of which another part was compiled of `other`: no revision names what is of two, unless the
-    /// commits between them changed nothing that goes into an image.
+    /// Combines these sources with `other`, from which another part of the same image was compiled. The revision becomes dirty,
+    /// unless both are the same files: commits in between may have changed only files that do not go into an image.
     #[must_use]
     pub fn and(mut self, other: &Self) -> Self {
         let same = self.name.committed.is_some()
@@ -83,7 +84,8 @@ impl Sources {
         self
     }
 
-    /// The name of an image's sources with inputs of the lock file with this digest, read before anything was compiled.
+    /// Returns the revision of an image that was built with the lock file of inputs with this digest. That file was read before
+    /// the sources were copied, so it may differ from theirs.
     #[must_use]
     pub fn name_with(&self, inputs_lock: Hex32) -> Name {
         let mut name = self.name.clone();
@@ -95,10 +97,10 @@ impl Sources {
 }
 
 impl Name {
-    /// That of the sources in `copy`, which were copied from `source` (or are these themselves).
+    /// Determines the revision of the sources in `copy`, which were copied from `source` or are the same folder.
     ///
-    /// What git's settings, ignored files or a repository around this one would hide is found all the same, for the files
-    /// themselves are compared with the revision's tree.
+    /// The files themselves are compared with the revision's tree. So git's settings, ignored files, or a repository around
+    /// this one cannot hide a difference.
     pub fn of(source: &Path, copy: &Path) -> Self {
         let mut name = Self {
             revision: NO_REVISION.to_owned(),
@@ -132,12 +134,12 @@ impl Name {
     }
 }
 
-/// Whether this program is of the sources of `revision`, as the workspace at `source` and its repository know them.
+/// Returns whether this program was compiled from the sources of `revision`, which are those in the workspace at `source`.
 ///
 /// # Errors
-/// What git says where it would not tell.
+/// What git reports when it fails.
 fn is_program_of(source: &Path, revision: &str) -> Result<bool, String> {
-    // A manifest's word: git must not take it for anything else.
+    // The revision comes from a manifest, so git must not take it for an option or another kind of name.
     let is_id = revision.len() >= 40 && revision.bytes().all(|c| c.is_ascii_hexdigit());
     let Ok(files) = program::files(source) else {
         return Ok(false);
@@ -149,7 +151,7 @@ fn is_program_of(source: &Path, revision: &str) -> Result<bool, String> {
     Ok(committed.is_some())
 }
 
-/// The files in the tree of `revision` that are `wanted`, with git's names for their bytes, if the `files` of `copy` are these.
+/// Returns the `wanted` files of `revision` with their object IDs, if they are the same as the `files` of `copy`.
 fn committed(
     source: &Path,
     revision: &str,
@@ -162,11 +164,11 @@ fn committed(
     Ok(same.then_some(committed))
 }
 
-/// Of files and git's names for their bytes.
+/// Returns a digest of names and object IDs.
 fn digest(contents: &Contents) -> Hex32 {
     let mut all = Vec::new();
     for (path, id) in contents {
-        // Neither holds a zero.
+        // Neither names nor object IDs contain zero bytes.
         for part in [path.as_os_str().as_encoded_bytes(), id.as_bytes()] {
             all.extend_from_slice(part);
             all.push(0);
@@ -175,15 +177,15 @@ fn digest(contents: &Contents) -> Hex32 {
     Hex32::sha256(&all)
 }
 
-/// The files in the tree of `revision` that are `wanted`, with git's names for their bytes.
+/// Returns the `wanted` files in the tree of `revision`, with their object IDs.
 fn tree(source: &Path, revision: &str, wanted: impl Fn(&Path) -> bool) -> Result<Contents, String> {
     let tree = git(source, &["ls-tree", "-r", "-z", revision], None)?;
     let tree = String::from_utf8(tree).map_err(|_| "a name in its tree is not UTF-8")?;
-    // `100644 blob ID\tPATH`, relative to the source.
+    // An entry is `100644 blob ID\tPATH`, with a path relative to the source.
     let entry = |entry: &str| {
         let (head, path) = entry.split_once('\t')?;
         let (kind, id) = head.rsplit_once(' ')?;
-        // A link or another repository is no file, whatever bytes stand for it.
+        // Links and submodules are not files. Their mode in place of an ID differs from the ID of any file.
         let id = if kind.starts_with("100") { id } else { kind };
         Some((PathBuf::from(path), id.to_owned()))
     };
@@ -191,9 +193,9 @@ fn tree(source: &Path, revision: &str, wanted: impl Fn(&Path) -> bool) -> Result
     Ok(entries.filter(|(path, _)| wanted(path)).collect())
 }
 
-/// The `files` of `copy`, with git's names for their bytes.
+/// Returns the `files` of `copy`, with the object IDs that git computes for them.
 fn contents(source: &Path, copy: &Path, files: BTreeSet<PathBuf>) -> Result<Contents, String> {
-    // Git runs in the source.
+    // Git runs in the folder `source`, so relative paths would mean other files.
     let copy = std::path::absolute(copy).map_err(|error| error.to_string())?;
     let mut names = String::new();
     for file in &files {
@@ -220,11 +222,11 @@ fn dirty(revision: &str) -> String {
     }
 }
 
-/// What git prints, or the first that it says when it fails.
+/// Runs git and returns its output, or the first line of its error output when it fails.
 fn git(source: &Path, arguments: &[&str], input: Option<String>) -> Result<Vec<u8>, String> {
     let mut command = Command::new("git");
     command.arg("-C").arg(source).args(arguments);
-    // A hook's or a script's idea of where the repository is must not stand in for this one.
+    // A git hook or a script may have set these variables for another repository.
     for name in ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"] {
         command.env_remove(name);
     }
@@ -235,7 +237,7 @@ fn git(source: &Path, arguments: &[&str], input: Option<String>) -> Result<Vec<u
     let lost = |error| format!("cannot run git: {error}");
     let mut child = streams.spawn().map_err(lost)?;
     let stdin = child.stdin.take();
-    // Beside the reading below, so that neither waits for the other with full pipes.
+    // A thread of its own writes the input, so that full pipes cannot block git and this process for ever.
     let writer = thread::spawn(move || {
         stdin.map(|mut stdin| stdin.write_all(input.unwrap_or_default().as_bytes()))
     });
@@ -249,7 +251,7 @@ fn git(source: &Path, arguments: &[&str], input: Option<String>) -> Result<Vec<u
     Err(first.unwrap_or_else(|| format!("git failed ({})", output.status)))
 }
 
-/// Entries of the manifest's `unlocked` for sources of this name and for executables that were `given`.
+/// Returns the entries of the manifest's `unlocked` for sources of this `name`, and for executables that were `given`.
 pub fn marks(name: &Name, given: Option<&Path>) -> Vec<String> {
     let source = match name.revision.as_str() {
         NO_REVISION => Some("git names no revision, so nobody else can have it"),
@@ -264,8 +266,9 @@ pub fn marks(name: &Name, given: Option<&Path>) -> Vec<String> {
     marks.map(|mark| format!("{SOURCE_MARK}{mark}")).collect()
 }
 
-/// The entry for a model that was added to an image of `revision` with these entries by this program, where it is not known to
-/// be of the same sources: those in a workspace at `source`. What is marked already promises nothing that could be broken.
+/// Returns the entry of the manifest's `unlocked` for a model that this program adds to an image of `revision`. There is none
+/// if the program is known to be compiled from that revision, which the workspace at `source` shows, or if the image's
+/// `unlocked` entries mark its sources already.
 pub fn mark_of_model(
     source: Option<&Path>,
     revision: &str,
@@ -287,7 +290,7 @@ pub fn mark_of_model(
     (!own).then(|| format!("{SOURCE_MARK}{mark}"))
 }
 
-/// The entries about foreign inputs: what a rebuild elsewhere must find equal.
+/// Removes the marks about sources. The remaining entries are about foreign inputs, which a rebuild must have as well.
 pub fn without_marks(unlocked: &mut Vec<String>) {
     unlocked.retain(|entry| !entry.starts_with(SOURCE_MARK));
 }

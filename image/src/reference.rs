@@ -1,4 +1,4 @@
-//! What hardware must report when it runs this image: the reference values of the manifest.
+//! Computes the manifest's reference values: what hardware must report when it runs the image.
 
 use cocoon_measurements::pe::PeError;
 use cocoon_measurements::snp::cpu::{CpuModel, UnknownCpu};
@@ -15,58 +15,58 @@ use cocoon_protocol::manifest::{
 };
 use thiserror::Error;
 
-/// Sizes of guest memory for which RTMR0 is listed, in MiB.
+/// Sizes of guest memory for which the manifest lists RTMR0, in MiB.
 pub const MEMORY_MIB: &[u64] = &[768, 1024, 2048, 4096, 8192];
-/// CPU models for which the SNP launch digest is listed: one name per generation, and the oldest that QEMU starts
-/// SNP guests with by default.
+/// CPU models for which the manifest lists the SNP launch digest: one name per generation, and the oldest model with which
+/// QEMU starts SNP guests by default.
 pub const CPU_MODELS: &[&str] = &["EPYC-v4", "EPYC-Milan", "EPYC-Genoa", "EPYC-Turin"];
-/// Numbers of vCPUs for which it is listed.
+/// Numbers of vCPUs for which the manifest lists the SNP launch digest.
 pub const VCPUS: &[u32] = &[1, 2, 4, 8, 16, 32, 48, 64, 96];
 
-/// The artefacts that are measured, besides the firmware.
+/// Artefacts that are measured in addition to the firmware.
 #[derive(Debug, Clone, Copy)]
 pub struct Boot<'a> {
-    /// `vmlinuz`.
+    /// Content of `vmlinuz`.
     pub kernel: &'a [u8],
-    /// `initrd.img`.
+    /// Content of `initrd.img`.
     pub initrd: &'a [u8],
-    /// `cmdline`.
+    /// Content of `cmdline`.
     pub cmdline: &'a str,
 }
 
-/// Why something cannot be measured.
+/// Why reference values cannot be computed.
 #[derive(Debug, Error)]
 pub enum ReferenceError {
-    /// Not sound TDX firmware.
+    /// The TDX firmware is not valid.
     #[error("cannot measure the TDX firmware")]
     TdxFirmware(#[from] TdvfError),
-    /// Too much or too little memory for the firmware.
+    /// The size of the guest memory does not suit the firmware.
     #[error("cannot predict RTMR0 for {memory_mib} MiB")]
     Rtmr0 {
-        /// Guest memory.
+        /// Guest memory, in MiB.
         memory_mib: u64,
-        /// Why.
+        /// What is wrong with it.
         #[source]
         source: Rtmr0Error,
     },
-    /// Not an EFI executable.
+    /// The kernel is not an EFI executable.
     #[error("cannot measure the kernel")]
     Kernel(#[from] PeError),
-    /// Not sound SNP firmware.
+    /// The SNP firmware is not valid.
     #[error("cannot measure the SNP firmware")]
     SnpFirmware(#[from] SnpFirmwareError),
-    /// A name in [`CPU_MODELS`] that QEMU does not know.
+    /// QEMU does not know a name in [`CPU_MODELS`].
     #[error("cannot list SNP launch digests")]
     Cpu(#[from] UnknownCpu),
-    /// The firmware cannot take a kernel.
+    /// The SNP firmware cannot boot a kernel given by QEMU.
     #[error("cannot predict the SNP launch digest")]
     Launch(#[from] LaunchError),
 }
 
-/// Reference values for TDX. RTMR0 is that of the simulator's platform, and marked so.
+/// Computes the reference values for TDX. The RTMR0 events are those of the simulator, and are marked so.
 ///
 /// # Errors
-/// [`ReferenceError`] naming the artefact at fault.
+/// [`ReferenceError`], which names the artefact at fault.
 pub fn tdx(firmware: &[u8], boot: &Boot<'_>) -> Result<TdxReference, ReferenceError> {
     let firmware = Tdvf::parse(firmware)?;
     let edk2 = Machine::simulated(0).edk2;
@@ -97,21 +97,22 @@ pub fn tdx(firmware: &[u8], boot: &Boot<'_>) -> Result<TdxReference, ReferenceEr
     })
 }
 
-/// The size of a machine.
+/// Size of a machine.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Size {
-    /// Guest memory in MiB.
+    /// Guest memory, in MiB.
     pub memory_mib: u64,
-    /// Virtual CPUs, if the tables depend on them.
+    /// Number of vCPUs, if the tables depend on it.
     pub vcpus: Option<u32>,
     /// Window for the BARs of a GPU in MiB, if there is one.
     pub mmio64_mib: Option<u32>,
 }
 
-/// The shape of a real machine with `firmware`: its tables have the digests `tables`, and everything else follows.
+/// Computes the shape of a real machine with `firmware`. The events of its ACPI and SMBIOS tables have the digests `tables`;
+/// all others are predicted.
 ///
 /// # Errors
-/// [`ReferenceError`] naming what does not fit.
+/// [`ReferenceError`], which names what does not fit.
 pub fn platform(
     firmware: &[u8],
     name: &str,
@@ -129,11 +130,11 @@ pub fn platform(
     })
 }
 
-/// The shape `published` as far as it follows from `firmware`: digests of tables are taken over in their places, every
-/// other event is predicted. Equal to `published` if the signers pinned nothing but their tables.
+/// Computes the shape `published` again, as far as it follows from `firmware`: takes over the digests of its tables, and
+/// predicts all other events. The result equals `published` if the signers pinned nothing but the tables.
 ///
 /// # Errors
-/// [`ReferenceError`] naming what does not fit.
+/// [`ReferenceError`], which names what does not fit.
 pub fn recomputed(firmware: &[u8], published: &TdxPlatform) -> Result<TdxPlatform, ReferenceError> {
     let size = Size {
         memory_mib: published.memory_mib,
@@ -156,14 +157,14 @@ pub fn recomputed(firmware: &[u8], published: &TdxPlatform) -> Result<TdxPlatfor
     })
 }
 
-/// RTMR0 of a machine that runs our firmware: the simulator's, or one with `tables`.
+/// Predicts the RTMR0 events of a machine with this firmware: the simulator, or a machine with `tables`.
 fn rtmr0_events(
     firmware: &Tdvf<'_>,
     size: &Size,
     tables: Option<PlatformDigests>,
 ) -> Result<Vec<PredictedEvent>, ReferenceError> {
     let memory_mib = size.memory_mib;
-    // More than fits is more than any machine has, and refused as such.
+    // A saturated value exceeds the memory of any machine, and `rtmr0` refuses it.
     let simulated = Machine::simulated(memory_mib.saturating_mul(1 << 20));
     let machine = Machine {
         platform: tables.unwrap_or(simulated.platform),
@@ -174,10 +175,10 @@ fn rtmr0_events(
     events.map_err(|source| ReferenceError::Rtmr0 { memory_mib, source })
 }
 
-/// Reference values for SEV-SNP: the launch digest of each CPU model and number of vCPUs.
+/// Computes the reference values for SEV-SNP: the launch digest for each CPU model and number of vCPUs.
 ///
 /// # Errors
-/// [`ReferenceError`] naming the artefact at fault.
+/// [`ReferenceError`], which names the artefact at fault.
 pub fn snp(firmware: &[u8], boot: &Boot<'_>) -> Result<SnpReference, ReferenceError> {
     let firmware = SnpFirmware::parse(firmware)?;
     let hashes = KernelHashes::of(boot.kernel, Some(boot.initrd), boot.cmdline);

@@ -1,9 +1,9 @@
-//! Fragment: the runtime volume of an image with GPUs. Two programs, and the libraries that these need, and nothing else:
-//! no shell, no tool, no compiler but the one inside NVIDIA's driver.
+//! Fragment: the runtime volume of an image for real GPUs. It holds two programs and the libraries that they need, and no
+//! shell, tool or compiler except the one inside NVIDIA's driver.
 //!
-//! A flat folder, written like a model's volume and verified by the guest in the same way. What is in it follows from the
-//! programs: each library that one of them, or one of their libraries, is linked to, and those of [`CATALOGUE`] that are
-//! opened by name while it runs.
+//! It is a flat folder, written like the model volume, and the guest verifies it in the same way. Its content follows from the
+//! programs: it has each library that a program or another library is linked to, and those of [`CATALOGUE`] that are opened by
+//! name at run time.
 
 pub mod catalogue;
 mod linked;
@@ -24,83 +24,83 @@ use crate::scratch::Scratch;
 pub use catalogue::{CATALOGUE, Library};
 use linked::LinkError;
 
-/// Group of the libraries in the lock file.
+/// Group of the lock file with the libraries.
 pub const GROUP: &str = "cuda-runtime";
-/// The loader, by the name that the kernel looks for: programs of the volume name it so.
+/// Path of the loader in the guest, where the kernel looks for it: the programs of the volume name it.
 pub const LOADER: &str = "/runtime/ld-linux-x86-64.so.2";
-/// The inference worker's name in the volume.
+/// Name of the inference worker in the volume.
 pub const ENGINE: &str = "engine";
-/// The name of the process that holds the GPUs.
+/// Name of the collector, the process that holds the GPUs, in the volume.
 pub const COLLECTOR: &str = "cocoon-gpu";
 
-/// Why there is no runtime volume.
+/// Why the runtime volume cannot be made.
 #[derive(Debug, Error)]
 pub enum RuntimeError {
-    /// Nothing to be had from a package.
+    /// A package cannot be read or unpacked.
     #[error(transparent)]
     Package(#[from] PackageError),
-    /// The lock lacks a package.
+    /// The group of the lock file lacks a package.
     #[error("group {GROUP} of the lock file has no package {package}")]
     NoPackage {
-        /// Package.
+        /// Name of the package.
         package: &'static str,
     },
-    /// A file that the package should have.
+    /// A package lacks an expected file.
     #[error(
         "package {package} has no file {path}: its layout has changed, and this program must follow"
     )]
     NoFile {
-        /// Package.
+        /// Name of the package.
         package: &'static str,
-        /// The file.
+        /// Path of the file.
         path: String,
     },
-    /// Not a program or library.
+    /// A file is not a suitable program or library.
     #[error("{name} cannot go into the runtime volume")]
     Link {
-        /// Which file.
+        /// Name of the file.
         name: String,
-        /// Why.
+        /// What is wrong with it.
         #[source]
         source: LinkError,
     },
-    /// A library that nobody has.
+    /// A file is linked to a library that the catalogue does not have.
     #[error("{name} is linked to {needed}, which no package of group {GROUP} is known to hold")]
     Missing {
-        /// Who needs it.
+        /// Name of the file.
         name: String,
-        /// What.
+        /// Name of the library.
         needed: String,
     },
-    /// A library that is too old for who is linked to it: the loader would start nothing.
+    /// A file needs a symbol version that the locked library does not have. The loader would refuse to start it.
     #[error(
         "{name} needs {version} of {library}, which the locked {library} has not: {name} was linked on a machine with a newer \
          one; build on the Debian release of the lock file, or lock a newer {library}"
     )]
     Version {
-        /// Who needs it.
+        /// Name of the file.
         name: String,
-        /// Version of symbols.
+        /// Symbol version.
         version: String,
-        /// The library.
+        /// Name of the library.
         library: String,
     },
-    /// The volume.
+    /// The volume cannot be written.
     #[error("cannot make the runtime volume")]
     Volume(#[from] VolumeError),
-    /// A file.
+    /// A file cannot be read or written.
     #[error("cannot lay the runtime out")]
     File(#[from] FileError),
 }
 
-/// The volume's files by name.
+/// Files of the volume, by name.
 pub type Files = BTreeMap<String, Vec<u8>>;
 
-/// The programs with every library that they need, out of `packages`, which are those of [`GROUP`]. `driver` is the
-/// version of NVIDIA's driver, of which some files bear the name.
+/// Returns the programs and all libraries that they need. `packages` are those of [`GROUP`]. `driver` is the version of
+/// NVIDIA's driver, which is part of some file names.
 ///
 /// # Errors
-/// [`RuntimeError`] naming what is missing.
+/// [`RuntimeError`], which names what is missing.
 pub fn select(
     programs: [(&str, Vec<u8>); 2],
     packages: &[Fetched],
@@ -151,7 +151,7 @@ pub fn select(
     Ok(files)
 }
 
-/// Whether every file finds the versions of symbols that it needs in the libraries beside it.
+/// Checks that the libraries have every symbol version that the files need.
 fn check_versions(files: &Files) -> Result<(), RuntimeError> {
     let link = |name: &str| {
         let name = name.to_owned();
@@ -181,7 +181,7 @@ fn check_versions(files: &Files) -> Result<(), RuntimeError> {
 /// Writes the volume of `files` to `folder/name`, hashing with `jobs` threads.
 ///
 /// # Errors
-/// [`RuntimeError`].
+/// [`RuntimeError`] when the volume cannot be written.
 pub fn write(
     files: &Files,
     folder: &Path,
@@ -210,7 +210,7 @@ pub fn write(
     Ok((runtime, written.tree.volume))
 }
 
-/// The files of one package, as far as the catalogue may want them.
+/// Unpacks the shared libraries of one package.
 fn unpacked(
     name: &'static str,
     packages: &[Fetched],
@@ -227,7 +227,7 @@ fn unpacked(
     Ok(tree)
 }
 
-/// The place of the file that `path` leads to, through the links of its package.
+/// Follows the links of a package from `path`, and returns the path of the file.
 fn followed(tree: &Tree, path: &str) -> Option<String> {
     let mut path = path.to_owned();
     let mut seen = BTreeSet::new();
@@ -270,7 +270,7 @@ mod tests {
         }
         files.insert("a-program".to_owned(), read("/bin/sh"));
         check_versions(&files).unwrap();
-        // Another one in its place, which has no versions at all.
+        // Another file in its place, which defines no versions at all.
         files.insert("libc.so.6".to_owned(), read("/bin/sh"));
         let error = check_versions(&files).unwrap_err();
         let RuntimeError::Version { version, .. } = &error else {

@@ -1,8 +1,8 @@
-//! What an image is made of, as an SPDX 2.3 document (ISO/IEC 5962): the foreign packages of the lock file that went in,
-//! and every crate compiled into the guest's executables, with the libraries that these are linked to.
+//! Writes the image's SBOM as an SPDX 2.3 document (ISO/IEC 5962): foreign packages of the lock file, and the crates and
+//! libraries in the guest's executables.
 //!
-//! The document is an artefact like the others: the manifest holds its digest, and the same ingredients give the same
-//! bytes. Digests are those that were checked: of the package files for foreign inputs, cargo's checksums for crates.
+//! The document is an artefact like the others: the manifest holds its digest, and the same ingredients give the same bytes.
+//! The digests in it were checked: SHA-256 of the package files for foreign inputs, and cargo's checksums for crates.
 
 mod linked;
 
@@ -16,56 +16,56 @@ use thiserror::Error;
 
 pub use linked::{Other, others};
 
-/// The largest document that is read, in bytes.
+/// Largest document that is read, in bytes.
 pub const MAX_DOCUMENT: u64 = 64 << 20;
-/// Identifier of the whole.
+/// SPDX identifier of the whole image.
 const IMAGE: &str = "SPDXRef-image";
-/// Beginning of the identifiers of Python packages: models, and NVIDIA's tools.
+/// Prefix of the identifiers of Python packages, which are models and NVIDIA's tools.
 const PYTHON: &str = "SPDXRef-pypi-";
-/// Beginning of the identifiers of libraries.
+/// Prefix of the identifiers of libraries.
 const LINKED: &str = "SPDXRef-linked-";
 
-/// The format wants a date, and the clock must not decide any byte: when an image was made stands in its manifest.
+/// Date of the document. The format requires one, but the clock must have no influence; the manifest holds the real time.
 const CREATED: &str = "1970-01-01T00:00:00Z";
 
-/// A crate in an executable.
+/// A crate that is compiled into an executable.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Crate {
-    /// Its name.
+    /// Name of the crate.
     pub name: String,
-    /// Its version.
+    /// Version of the crate.
     pub version: String,
-    /// The licence it declares, an SPDX expression; empty if none.
+    /// Declared licence as an SPDX expression; empty if there is none.
     pub licence: String,
 }
 
-/// A library that no lock file names, of which bytes are in an executable: the machine's, or the pinned Rust toolchain's.
+/// A library that is linked into an executable and is in no lock file: from the machine or the pinned Rust toolchain.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Library {
-    /// Its name.
+    /// Name of the library.
     pub name: String,
-    /// Its version, or that of the toolchain that it comes with.
+    /// Version of the library, or of the toolchain that it belongs to.
     pub version: String,
-    /// Digest of the archive, where it is one.
+    /// SHA-256 of the archive, if the library is a single archive.
     pub sha256: Option<Hex32>,
 }
 
-/// Why there is no document.
+/// Why the document cannot be written or adapted.
 #[derive(Debug, Error)]
 pub enum SbomError {
-    /// Not a lock file of cargo.
+    /// `Cargo.lock` is not a valid lock file.
     #[error("Cargo.lock is not a lock file of cargo")]
     Lock(#[source] toml::de::Error),
-    /// Not a document of ours.
+    /// The document is not JSON.
     #[error("sbom.spdx.json is not a document that cocoon-image wrote: build the image again")]
     Document(#[source] serde_json::Error),
-    /// JSON, and no document of ours.
+    /// The document is JSON, but has no list of packages or relationships.
     #[error("sbom.spdx.json lists no packages: build the image again")]
     Lists,
 }
 
 impl Crate {
-    /// From a line of `cargo tree --format "{p}|{l}"`, such as `serde v1.0.2|MIT OR Apache-2.0`.
+    /// Parses a line of `cargo tree --format "{p}|{l}"`, such as `serde v1.0.2|MIT OR Apache-2.0`.
     pub fn parse(line: &str) -> Option<Self> {
         let (package, licence) = line.trim_end_matches(" (*)").split_once('|')?;
         let (name, rest) = package.split_once(" v")?;
@@ -78,10 +78,10 @@ impl Crate {
     }
 }
 
-/// Checksums of crates by name and version, from the text of a `Cargo.lock`.
+/// Returns the checksums of crates by name and version, from the content of a `Cargo.lock`.
 ///
 /// # Errors
-/// [`SbomError::Lock`].
+/// [`SbomError::Lock`] when it is not a lock file.
 pub fn checksums(cargo_lock: &str) -> Result<BTreeMap<(String, String), String>, SbomError> {
     #[derive(Deserialize)]
     struct Lock {
@@ -100,8 +100,8 @@ pub fn checksums(cargo_lock: &str) -> Result<BTreeMap<(String, String), String>,
         .collect())
 }
 
-/// The document of an image made of `inputs`, `crates` and `libraries` with `tools`, built from the lock file with digest
-/// `inputs_lock`.
+/// Returns the document of an image that contains `inputs`, `crates` and `libraries`, and was made with `tools`. `checksums`
+/// are those of the crates, and `inputs_lock` is the digest of the lock file of inputs.
 pub fn document(
     inputs: &[Entry],
     tools: &[Entry],
@@ -119,7 +119,7 @@ pub fn document(
     let mut listed: Vec<&Entry> = inputs.iter().collect();
     listed.sort_by(|a, b| a.name.cmp(&b.name));
     packages.extend(listed.into_iter().map(foreign));
-    // What is in the image and made something of it stands here once, as a part.
+    // A package that is also in the image is listed once, as contained.
     let is_part = |tool: &&Entry| inputs.iter().any(|part| part.sha256 == tool.sha256);
     let mut used: Vec<&Entry> = tools.iter().filter(|tool| !is_part(tool)).collect();
     used.sort_by(|a, b| a.name.cmp(&b.name));
@@ -169,11 +169,11 @@ pub fn document(
     }))
 }
 
-/// The document `old` without the package of the default model, whose place another model takes: the Python package that is
-/// in the image.
+/// Returns the document `old` without the package of the default model, which another model replaces. It is the only Python
+/// package that the image contains.
 ///
 /// # Errors
-/// [`SbomError::Document`].
+/// [`SbomError`] when `old` is not a document that this program wrote.
 pub fn without_model(old: &[u8]) -> Result<Vec<u8>, SbomError> {
     let mut document: Value = serde_json::from_slice(old).map_err(SbomError::Document)?;
     let mut models = BTreeSet::new();
@@ -230,17 +230,17 @@ fn foreign(entry: &Entry) -> Value {
 
 fn compiled(found: &Crate, checksum: Option<&str>) -> Value {
     let purl = format!("pkg:cargo/{}@{}", found.name, encoded(&found.version));
-    // Crates of this workspace have no checksum: the manifest's revision names them.
+    // Crates of this workspace have no checksum. The revision in the manifest identifies them.
     let mut package = named("SPDXRef-crate-", (&found.name, &found.version), checksum);
     package["externalRefs"] = json!([reference(&purl)]);
     if !found.licence.is_empty() {
-        // Old crates write `MIT/Apache-2.0` for `OR`.
+        // Old crates write `MIT/Apache-2.0` instead of `MIT OR Apache-2.0`.
         package["licenseDeclared"] = found.licence.replace('/', " OR ").into();
     }
     package
 }
 
-/// What is known by its name and version, and by a digest where it has one.
+/// Returns the SPDX package for a name, a version and, if known, a digest.
 fn named(prefix: &str, (name, version): (&str, &str), sha256: Option<&str>) -> Value {
     let mut package = json!({
         "SPDXID": identifier(prefix, name, version),
@@ -268,7 +268,7 @@ fn reference(purl: &str) -> Value {
     })
 }
 
-/// SPDX identifiers hold letters, digits, points and hyphens only.
+/// Returns an SPDX identifier, which may have only letters, digits, full stops and hyphens.
 fn identifier(prefix: &str, name: &str, version: &str) -> String {
     let plain = |c: char| {
         if c.is_ascii_alphanumeric() || c == '.' {
@@ -283,7 +283,7 @@ fn identifier(prefix: &str, name: &str, version: &str) -> String {
         .collect()
 }
 
-/// Percent-encoding as package URLs want it, for what occurs in versions.
+/// Percent-encodes a version for a package URL, as far as versions need it.
 fn encoded(version: &str) -> String {
     version
         .replace('+', "%2B")
@@ -292,7 +292,7 @@ fn encoded(version: &str) -> String {
 }
 
 fn bytes(document: &Value) -> Vec<u8> {
-    // Strings, lists and maps with string keys, the latter in key order: serialisation cannot fail.
+    // Serialisation cannot fail, because there are only strings, lists and maps with string keys. Maps are in key order.
     let mut bytes = serde_json::to_vec_pretty(document).unwrap_or_default();
     bytes.push(b'\n');
     bytes

@@ -1,4 +1,4 @@
-//! Folders and files that vanish with whoever works in them, also where the process ends without dropping anything.
+//! Temporary folders and files. They are removed when dropped, and also when a signal ends the process.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,38 +9,38 @@ use tempfile::TempDir;
 
 use crate::files::FileError;
 
-/// Beginning of the names of those in the cache.
+/// Prefix of the names of scratch folders in the cache.
 const IN_CACHE: &str = "scratch-";
-/// Beginning of the names of those beside what they are to become, which tells people what they are.
+/// Prefix of the names of scratch folders beside the files that they are to become. It tells users what they are.
 const MAKING: &str = ".making-";
-/// Random letters and digits behind either, by which a folder that somebody has named is told apart.
+/// Number of random letters and digits after the prefix, by which scratch folders are distinguished from a user's folders.
 const RANDOM: usize = 6;
-/// What is older than this nobody works in: nothing takes a day.
+/// Age from which a scratch folder counts as abandoned: no build takes a day.
 const ABANDONED: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Those of this process, for when it ends without dropping them.
+/// Unfinished files and folders of this process, for when it ends without dropping them.
 static LISTED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
-/// A folder that vanishes with the value.
+/// A folder that is removed when the value is dropped.
 pub(crate) struct Scratch {
     folder: TempDir,
     _listed: Listed,
 }
 
 impl Scratch {
-    /// On the cache's disk, for a model may be larger than `/tmp`.
+    /// Creates a folder in the cache, because a model may not fit on the disk of `/tmp`.
     pub(crate) fn in_cache(cache: &Path) -> Result<Self, FileError> {
         Self::below(cache, IN_CACHE)
     }
 
-    /// In `folder`, a folder of ours whose files it is to become without being copied. What killed ones have left there goes
-    /// first: it is hidden, may be as large as a model, and nobody else removes it.
+    /// Creates a folder in the output folder `folder`, so that its files can be renamed into that. First removes abandoned
+    /// folders of killed processes: they are hidden, may be as large as a model, and nothing else removes them.
     pub(crate) fn making(folder: &Path) -> Result<Self, FileError> {
         remove_old(folder, MAKING)?;
         Self::below(folder, MAKING)
     }
 
-    /// In any `folder`; `prefix` tells people what it is.
+    /// Creates a folder in any `folder`; `prefix` tells users what it is.
     pub(crate) fn below(folder: &Path, prefix: &str) -> Result<Self, FileError> {
         let mut builder = tempfile::Builder::new();
         let made = builder.prefix(prefix).rand_bytes(RANDOM).tempdir_in(folder);
@@ -56,7 +56,7 @@ impl Scratch {
     }
 }
 
-/// Has a file or folder removed when the process is told to end, until this is dropped.
+/// Registers a file or folder to be removed when a signal ends the process, until this value is dropped.
 pub(crate) struct Listed(PathBuf);
 
 impl Listed {
@@ -75,24 +75,25 @@ impl Drop for Listed {
     }
 }
 
-/// Removes what this process has not finished, whoever works at it: for one that is about to exit.
+/// Removes all unfinished files and folders of this process, even if a thread still works on them. Call it just before exit.
 pub fn remove_all() {
     for path in listed().drain(..) {
         let remove = || match path.is_dir() {
             true => fs::remove_dir_all(&path),
             false => fs::remove_file(&path),
         };
-        // Whoever else removes it meanwhile takes something away under this; then what is left goes now.
+        // Another thread may remove parts of it at the same time, which makes the first attempt fail.
         if remove().is_err() {
             let _ = remove();
         }
     }
 }
 
-/// Removes scratch folders that an interrupted build left in the cache, at least a day old: younger ones may be in use.
+/// Removes scratch folders that interrupted builds left in the cache, if they are at least a day old: younger ones may be in
+/// use.
 ///
 /// # Errors
-/// [`FileError`] when one cannot be removed.
+/// [`FileError`] when a folder cannot be removed.
 pub fn remove_abandoned(cache: &Path) -> Result<usize, FileError> {
     remove_old(cache, IN_CACHE)
 }
@@ -123,7 +124,7 @@ fn remove_old(folder: &Path, prefix: &str) -> Result<usize, FileError> {
 }
 
 fn listed() -> MutexGuard<'static, Vec<PathBuf>> {
-    // A list is whole, whoever panicked.
+    // A panic leaves a consistent list.
     LISTED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -133,7 +134,7 @@ mod tests {
 
     use super::*;
 
-    /// Makes folders in `folder` with these names, which nobody has touched for `hours`.
+    /// Creates folders with these names in `folder`, last modified `hours` ago.
     fn left(folder: &Path, names: &[&str], hours: u64) {
         for name in names {
             fs::create_dir(folder.join(name)).unwrap();
@@ -162,7 +163,7 @@ mod tests {
         assert_eq!(names(cache.path()), ["content", "guest", "scratch-aB3dE7"]);
     }
 
-    /// Whoever is killed leaves a folder as large as a model, and nobody tidies up an image's folder.
+    /// A killed process leaves a folder as large as a model, and nothing else cleans the folder of an image.
     #[test]
     fn what_is_made_in_a_folder_takes_the_place_of_what_killed_ones_left() {
         let image = tempfile::tempdir().unwrap();
@@ -177,7 +178,7 @@ mod tests {
         );
     }
 
-    /// What has been finished is somebody else's to remove.
+    /// Finished files must not be removed when a signal ends the process.
     #[test]
     fn what_is_unfinished_is_listed_and_no_longer() {
         let folder = tempfile::tempdir().unwrap();

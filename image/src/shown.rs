@@ -1,16 +1,16 @@
-//! Text of strangers, such as a manifest's, for people to read.
+//! Makes untrusted text, such as values of a manifest, safe to print.
 
 use cocoon_measurements::verdict::steers;
 
-/// `text` in one line, with `?` for each character that steers a terminal or changes the order of what it shows: no value of
-/// a manifest can pass for a line of ours.
+/// Returns `text` in one line, with `?` for each character that controls a terminal or reorders text. So no value of a manifest
+/// can imitate a line of this program's output.
 pub fn printable(text: &str) -> String {
     text.chars()
         .map(|c| if c != '\t' && steers(c) { '?' } else { c })
         .collect()
 }
 
-/// The same of an error, which may have lines of its own: those that follow the first are set in.
+/// Does the same for an error, which may have several lines; lines after the first are indented.
 pub fn lines(text: &str) -> String {
     let lines: Vec<String> = text.lines().map(printable).collect();
     lines.join("\n    ")

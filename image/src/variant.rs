@@ -1,4 +1,4 @@
-//! Kinds of image. The manifest names it, and the measured command line says what follows from it in the guest.
+//! Variants of the image. The manifest names the variant, and the measured command line tells the guest what follows from it.
 
 use clap::ValueEnum;
 
@@ -15,10 +15,10 @@ pub enum Variant {
 }
 
 impl Variant {
-    /// Every kind.
+    /// All variants.
     pub const ALL: [Self; 3] = [Self::Cpu, Self::CudaSimulated, Self::Cuda];
 
-    /// As the manifest has it.
+    /// Returns the name in the manifest.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -28,13 +28,13 @@ impl Variant {
         }
     }
 
-    /// The kind of this name.
+    /// Returns the variant with this name.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|variant| variant.name() == name)
     }
 
-    /// Which GPUs the guest verifies before it serves, as the command line tells it.
+    /// Returns which GPUs the guest must verify before it serves, in the form of the command line.
     #[must_use]
     pub const fn gpus(self) -> Option<&'static str> {
         match self {

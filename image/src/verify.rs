@@ -1,4 +1,4 @@
-//! Builds the image of a manifest again and names the first artefact that differs.
+//! Rebuilds the image of a manifest and names the first artefact that differs.
 
 mod told;
 
@@ -20,42 +20,42 @@ use crate::scratch::Scratch;
 use crate::variant::Variant;
 use crate::{files, program, provenance, reference, sbom};
 
-/// What a rebuild says of a manifest.
+/// Result of a rebuild.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Rebuilt {
-    /// Whether every artefact and every reference value is the same, and what lies beside the manifest is what it describes.
+    /// Whether all artefacts and reference values are the same, and no file beside the manifest differs from its description.
     pub identical: bool,
-    /// The first artefact that differs.
+    /// First artefact that differs.
     pub first_different: Option<&'static str>,
-    /// Where in that artefact, if the published one lies beside its manifest.
+    /// Offset of the first byte that differs in that artefact, if the published one lies beside its manifest.
     pub first_different_byte: Option<u64>,
-    /// Everything that differs, from the manifest to the rebuilt image.
+    /// All fields that differ between the manifest and that of the rebuilt image.
     pub differences: Vec<Difference>,
-    /// Artefacts in whose place beside the manifest lies something else than it describes.
+    /// Artefacts in whose place beside the manifest there is something else than it describes.
     pub altered: Vec<String>,
-    /// Artefacts that do not lie beside the manifest.
+    /// Artefacts that are not beside the manifest.
     pub absent: Vec<String>,
-    /// Where executables differ: the libraries of the machines that linked them, as far as the published list of ingredients
-    /// lies beside the manifest.
+    /// Differences between the libraries of the build machines, if an artefact with executables is the first that differs and
+    /// the published SBOM lies beside the manifest.
     pub other_libraries: Option<Vec<sbom::Other>>,
-    /// The revision in the manifest and that of the sources at hand, when they are not the same.
+    /// Revision in the manifest and revision of the sources, if they differ.
     pub other_revision: Option<(String, String)>,
-    /// Names of machine shapes whose tables a rebuild cannot compute: their digests are the signers' word, all other
+    /// Names of the machine shapes whose tables were pinned by the signers, because a rebuild cannot compute them. Their other
     /// events were predicted and are the same.
     pub pinned: Vec<String>,
 }
 
-/// Builds the image of `manifest`, which lies at `path`, from the sources in `what`, and compares; first the files beside it.
+/// Compares the files beside the manifest at `path` with it, then rebuilds the image from the sources in `what` and compares.
 ///
 /// # Errors
-/// [`BuildError`] when it cannot be built at all, and when this program is not of these sources.
+/// [`BuildError`] when the image cannot be built, or this program was not compiled from these sources.
 pub fn verify(
     manifest: &Manifest,
     path: &Path,
     what: &Build,
     reporter: &Arc<dyn Reporter>,
 ) -> Result<Rebuilt, BuildError> {
-    // Its own differences would pass for those of the image.
+    // Differences of this program would look like differences of the image.
     if !program::is_of(&what.source) {
         return Err(BuildError::OtherProgram {
             workspace: what.source.clone(),
@@ -69,7 +69,7 @@ pub fn verify(
         not_after: manifest.not_after,
     };
     let what = Build {
-        // Another kind than these sources know is a difference like any other.
+        // A variant that these sources do not know shows up as a difference, like any other field.
         variant: Variant::named(&manifest.variant).unwrap_or_default(),
         model_id: Some(manifest.model.id.clone()),
         ..what.clone()
@@ -85,15 +85,15 @@ pub fn verify(
     })
 }
 
-/// Puts the machine shapes that `manifest`'s signers added into `rebuilt`, too, but for what follows from the rebuilt
-/// `firmware`: that is predicted again, and a difference if it is another. Names the shapes without a difference.
+/// Copies the machine shapes that the signers of `manifest` added into `rebuilt`, with all events predicted again that follow
+/// from the rebuilt `firmware`. Returns the names of the shapes that did not change.
 fn take_over(manifest: &Manifest, rebuilt: &mut Manifest, firmware: &[u8]) -> Vec<String> {
     let mut pinned = Vec::new();
     for (at, published) in manifest.tdx.platforms.iter().enumerate() {
         if published.source != PlatformSource::Computed {
             continue;
         }
-        // What cannot be predicted at all is absent from the rebuilt manifest, and so a difference.
+        // A shape that cannot be predicted stays absent from the rebuilt manifest, so it counts as a difference.
         let Ok(platform) = reference::recomputed(firmware, published) else {
             continue;
         };
@@ -106,7 +106,8 @@ fn take_over(manifest: &Manifest, rebuilt: &mut Manifest, firmware: &[u8]) -> Ve
     pinned
 }
 
-/// Compares the manifest of the image in `published`, where `beside` was found, with that of the image in `rebuilt_at`.
+/// Compares the manifest of the image in `published` with that of the image in `rebuilt_at`. `beside` says which published
+/// files do not match their manifest.
 fn compare(
     manifest: &Manifest,
     published: &Path,
@@ -114,8 +115,8 @@ fn compare(
     rebuilt: &Manifest,
     rebuilt_at: &Path,
 ) -> Rebuilt {
-    // The same image can come of several revisions, and of changed sources: not a difference of the image, but worth
-    // saying.
+    // Revision and marks are left out, because several revisions, and changed sources, can give the same image. A different
+    // revision is reported separately.
     let [manifest, rebuilt] = [manifest, rebuilt].map(|manifest| {
         let mut manifest = manifest.clone();
         provenance::without_marks(&mut manifest.unlocked);
@@ -125,7 +126,7 @@ fn compare(
     differences.retain(|difference| difference.field != "source_revision");
     let (claimed, at_hand) = (&manifest.source_revision, &rebuilt.source_revision);
     let first = diff::first_artefact(&differences);
-    // Another file says nothing of the one that the manifest describes.
+    // The published file is of no use if it is not the one that the manifest describes.
     let described = |name: &str| {
         let altered = beside.altered.iter().any(|altered| altered == name);
         manifest.artefacts.contains_key(name) && !altered
@@ -148,13 +149,13 @@ fn compare(
     }
 }
 
-/// How the libraries differ that the images in both folders say they are linked to.
+/// Returns the differences between the libraries in the SBOMs of both folders.
 fn other_libraries(published: &Path, rebuilt_at: &Path) -> Option<Vec<sbom::Other>> {
     let read = |folder: &Path| files::read(&folder.join(name::SBOM), sbom::MAX_DOCUMENT).ok();
     sbom::others(&read(published)?, &read(rebuilt_at)?)
 }
 
-/// Offset of the first byte in which two files differ; `None` if there is none or one cannot be read.
+/// Returns the offset of the first byte in which two files differ; `None` if there is none or a file cannot be read.
 fn first_byte(one: &Path, other: &Path) -> Option<u64> {
     let bytes = |path| Some(BufReader::new(File::open(path).ok()?).bytes());
     let (mut one, mut other) = (bytes(one)?, bytes(other)?);

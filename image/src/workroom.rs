@@ -1,9 +1,9 @@
-//! A root folder made of locked packages, in which a command runs as if it were the machine: what comes of it does not
-//! depend on the compiler, linker or shell of the machine that it runs on.
+//! Runs commands in a root folder made of locked packages, so that their results do not depend on the compiler, linker or shell
+//! of the machine.
 //!
-//! Nothing is installed and no maintainer script runs: packages are unpacked into a folder that vanishes. The command gets
-//! that folder as its root, namespaces of its own without a network, and no environment but the one it is given. Entering
-//! it takes `unshare` (util-linux) and either root or user namespaces.
+//! Nothing is installed, and no maintainer script runs: the packages are unpacked into a temporary folder. The command gets
+//! that folder as its root, namespaces of its own without a network, and only the given environment. This takes `unshare`
+//! (util-linux), and either root or user namespaces.
 
 use std::ffi::OsString;
 use std::io::{BufRead as _, BufReader, Read as _};
@@ -22,7 +22,7 @@ use crate::files::{self, FileError};
 use crate::package::{self, PackageError};
 use crate::scratch::Scratch;
 
-/// Documentation of any sort: of no use to a compiler.
+/// Folders of documentation, which compilers do not need.
 const LEFT_OUT: &[&str] = &[
     "usr/share/doc/",
     "usr/share/info/",
@@ -30,85 +30,86 @@ const LEFT_OUT: &[&str] = &[
     "usr/share/locale/",
     "usr/share/man/",
 ];
-/// Old names of folders, which a package that is not taken would make.
+/// Links from old folder names to merged ones. They belong to a package that is not among the tools.
 const MERGED: &[(&str, &str)] = &[
     ("bin", "usr/bin"),
     ("sbin", "usr/sbin"),
     ("lib", "usr/lib"),
     ("lib64", "usr/lib64"),
 ];
-/// Names that packages' scripts would give.
+/// Links that maintainer scripts would make.
 const CHOSEN: &[(&str, &str)] = &[("usr/bin/awk", "mawk")];
-/// Devices of the machine that programs want, lent for the time of a command.
+/// Devices of the machine that programs need. They are visible while a command runs.
 const DEVICES: &[&str] = &["null", "zero", "urandom"];
-/// Makes the devices visible and becomes the command: `$1` is the root, `$2` the folder in it, the rest is the command.
+/// Script that makes the devices visible and executes the command. `$1` is the root and `$2` the folder in it; the command
+/// follows.
 const ENTER: &str = "set -e\nroot=$1 folder=$2\nshift 2\n\
     for device in null zero urandom; do mount --bind /dev/$device \"$root/dev/$device\"; done\n\
     exec chroot \"$root\" /usr/bin/env -C \"$folder\" \"$@\"\n";
-/// Lines of a command's output that an error repeats.
+/// Number of lines of a command's output that an error repeats.
 const LAST_LINES: usize = 40;
 
-/// The folder.
+/// A root folder with the unpacked packages. It is removed when the value is dropped.
 pub struct Workroom {
     scratch: Scratch,
 }
 
-/// What runs in one.
+/// A command to run in a workroom.
 pub struct Job<'a> {
-    /// For people.
+    /// Description for progress and errors.
     pub what: &'a str,
-    /// Where, as seen from inside.
+    /// Working folder, as seen from inside.
     pub folder: &'a str,
     /// Program and arguments.
     pub command: &'a [String],
-    /// The whole environment.
+    /// Complete environment.
     pub environment: &'a [(&'a str, String)],
 }
 
-/// Why nothing came of it.
+/// Why a command cannot be run, or failed.
 #[derive(Debug, Error)]
 pub enum WorkroomError {
-    /// Nothing to be had from a package.
+    /// A package cannot be read or unpacked.
     #[error(transparent)]
     Package(#[from] PackageError),
-    /// Not to be written.
+    /// Sources cannot be written to the folder.
     #[error("cannot lay out the folder that {what} works in")]
     Tree {
-        /// Who would work there.
+        /// Program that would work there.
         what: String,
-        /// Why.
+        /// What is wrong.
         #[source]
         source: TreeError,
     },
-    /// A file.
+    /// A file cannot be read or written.
     #[error("cannot prepare a folder to work in")]
     File(#[from] FileError),
-    /// The helper is missing.
+    /// `unshare` cannot be run.
     #[error("cannot run unshare: apt install util-linux")]
     Start(#[source] io::Error),
-    /// No namespaces.
+    /// The machine does not allow the namespaces.
     #[error(
         "this machine lets nobody enter a folder as its root: {said} (user namespaces are off, or this is a container \
          without the right to make them: run as root, or allow them)"
     )]
     Closed {
-        /// What the helper said.
+        /// First line of the error output.
         said: String,
     },
     /// The command failed.
     #[error("{what} failed ({status}); its last words:\n{said}")]
     Failed {
-        /// The command.
+        /// Description of the command.
         what: String,
-        /// How it ended.
+        /// Exit status of the command.
         status: ExitStatus,
-        /// The end of what it wrote.
+        /// Last lines of its error output.
         said: String,
     },
 }
 
 impl Workroom {
-    /// Lays out `packages` in a folder below `cache`.
+    /// Unpacks `packages` into a new folder in `cache`.
     ///
     /// # Errors
     /// [`WorkroomError`].
@@ -146,16 +147,16 @@ impl Workroom {
         Ok(Self { scratch })
     }
 
-    /// The folder, as seen from outside.
+    /// Path of the root folder, as seen from outside.
     #[must_use]
     pub fn root(&self) -> &Path {
         self.scratch.path()
     }
 
-    /// Runs `job` until it ends.
+    /// Runs `job` and waits until it ends.
     ///
     /// # Errors
-    /// [`WorkroomError`], with the command's last words.
+    /// [`WorkroomError`], with the end of the command's error output.
     pub fn run(&self, job: &Job<'_>, reporter: &dyn Reporter) -> Result<(), WorkroomError> {
         let task = reporter.start(job.what, None);
         let (status, said) = run(&self.unshare(job), &*task)?;
@@ -174,7 +175,7 @@ impl Workroom {
         })
     }
 
-    /// The helper's arguments: root needs no user namespace, and may not be allowed one.
+    /// Returns the arguments of `unshare`. Root needs no user namespace, and may not be allowed to create one.
     fn unshare(&self, job: &Job<'_>) -> Vec<OsString> {
         let owner = fs::metadata("/proc/self").map(|me| std::os::unix::fs::MetadataExt::uid(&me));
         let mut arguments: Vec<OsString> = Vec::new();
@@ -193,7 +194,7 @@ impl Workroom {
     }
 }
 
-/// Runs the helper, telling each line; its status and last lines.
+/// Runs `unshare` and reports each line of output. Returns the exit status and the last lines of the error output.
 fn run(arguments: &[OsString], task: &dyn Task) -> Result<(ExitStatus, String), WorkroomError> {
     let mut command = Command::new("unshare");
     command
@@ -211,7 +212,7 @@ fn run(arguments: &[OsString], task: &dyn Task) -> Result<(ExitStatus, String), 
     let mut stderr = child.stderr.take().ok_or_else(gone)?;
     let complaints = thread::spawn(move || {
         let mut text = Vec::new();
-        // What cannot be read cannot be repeated; how it ended is known all the same.
+        // If the error output cannot be read, the exit status still says whether the command failed.
         let _ = stderr.read_to_end(&mut text);
         String::from_utf8_lossy(&text).into_owned()
     });
@@ -226,7 +227,7 @@ fn run(arguments: &[OsString], task: &dyn Task) -> Result<(ExitStatus, String), 
     Ok((status, lines[last..].join("\n")))
 }
 
-/// Where something inside lies outside.
+/// Returns the outside path of something in the root folder.
 pub(crate) fn outside(root: &Path, inside: &str) -> PathBuf {
     root.join(inside.trim_start_matches('/'))
 }

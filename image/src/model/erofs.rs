@@ -1,5 +1,5 @@
-//! The smallest EROFS there is: one flat folder of uncompressed files, each in consecutive blocks
-//! (`fs/erofs/erofs_fs.h`). No time, no owner, no choice: the same files give the same bytes.
+//! Writes the simplest form of EROFS: one flat folder of uncompressed files, each in consecutive blocks
+//! (`fs/erofs/erofs_fs.h`). Times and owners are constant, so the same files give the same bytes.
 //!
 //! ```text
 //! block 0 …  superblock at 1024, inodes of 64 bytes from 1152: the root, then the files by name
@@ -12,14 +12,14 @@ use super::verity::BLOCK;
 const MAGIC: u32 = 0xe0f5_e1e2;
 const SUPERBLOCK: usize = 1024;
 const SUPERBLOCK_LEN: usize = 128;
-/// Inodes are numbered in units of 32 bytes; ours have 64 and begin behind the superblock.
+/// Unit of inode numbers, in bytes. Each inode here takes 64 bytes; the first one follows the superblock.
 const SLOT: usize = 32;
 const ROOT_NUMBER: usize = (SUPERBLOCK + SUPERBLOCK_LEN) / SLOT;
 const INODE_LEN: usize = 64;
 const ENTRY_LEN: usize = 12;
 /// Longest file name, in bytes.
 pub const MAX_NAME: usize = 255;
-/// Most files: their inodes fit into memory and their numbers into the format with room to spare.
+/// Largest number of files. Their inodes fit into memory, and their numbers into the format, by a wide margin.
 pub const MAX_FILES: usize = 10_000;
 
 const FEATURE_CHECKSUM: u32 = 1;
@@ -29,7 +29,7 @@ const FILE_MODE: u16 = 0o100_444;
 const TYPE_FILE: u8 = 1;
 const TYPE_FOLDER: u8 = 2;
 
-/// Where everything lies, known before any file is read.
+/// Position of everything in the file system, known before any file is read.
 pub struct Layout {
     entries: Vec<Entry>,
     metadata_blocks: usize,
@@ -44,8 +44,8 @@ struct Entry {
 }
 
 impl Layout {
-    /// Places `files` (name and size, sorted by name, names unique and at most [`MAX_NAME`] bytes);
-    /// `None` when they do not fit into the format's 16 TiB or are more than [`MAX_FILES`].
+    /// Lays out `files`: name and size of each, sorted by name, with unique names of at most [`MAX_NAME`] bytes. Returns `None`
+    /// if they exceed the format's 16 TiB or [`MAX_FILES`].
     #[must_use]
     pub fn new(files: &[(&str, u64)]) -> Option<Self> {
         if files.len() > MAX_FILES {
@@ -71,7 +71,7 @@ impl Layout {
         })
     }
 
-    /// Everything before the files' contents, with the file system's identifier `uuid`.
+    /// Returns everything before the files' contents. `uuid` is the identifier of the file system.
     #[must_use]
     pub fn head(&self, uuid: [u8; 16]) -> Vec<u8> {
         let mut head = vec![0; self.metadata_blocks * BLOCK];
@@ -90,7 +90,7 @@ impl Layout {
         let root = inode(FOLDER_MODE, self.folder_size as u64, folder_block, 1, 2);
         put(&mut head, ROOT_NUMBER * SLOT, &root);
         for (index, entry) in self.entries.iter().enumerate() {
-            // At most `MAX_FILES`.
+            // There are at most `MAX_FILES`.
             let serial = u32::try_from(index + 2).unwrap_or(u32::MAX);
             let bytes = inode(FILE_MODE, entry.size, entry.first_block, serial, 1);
             put(&mut head, number(index) * SLOT, &bytes);
@@ -101,27 +101,27 @@ impl Layout {
         head
     }
 
-    /// Bytes of [`Self::head`].
+    /// Size of [`Self::head`], in bytes.
     #[must_use]
     pub fn head_len(&self) -> usize {
         self.metadata_blocks * BLOCK + self.folder.len()
     }
 
-    /// Bytes of the file system.
+    /// Size of the file system, in bytes.
     #[must_use]
     pub fn size(&self) -> u64 {
         u64::from(self.blocks) * BLOCK as u64
     }
 }
 
-/// Zero bytes that follow a file of `size` bytes.
+/// Returns the number of zero bytes that follow a file of `size` bytes.
 #[must_use]
 pub fn padding(size: u64) -> usize {
-    // Under 4096.
+    // The difference is less than 4096.
     usize::try_from(size.next_multiple_of(BLOCK as u64) - size).unwrap_or(0)
 }
 
-/// The inode number of the file with this index.
+/// Returns the inode number of the file with this index.
 const fn number(index: usize) -> usize {
     ROOT_NUMBER + (index + 1) * (INODE_LEN / SLOT)
 }
@@ -137,7 +137,7 @@ fn inode(mode: u16, size: u64, block: u32, serial: u32, links: u32) -> [u8; INOD
     inode
 }
 
-/// The root folder's blocks and its size: per block a table of entries in byte order, then their names.
+/// Returns the root folder's blocks and its size. Each block has a table of entries in byte order, then their names.
 fn folder(files: &[(&str, u64)]) -> (Vec<u8>, usize) {
     let mut entries: Vec<(&str, usize, u8)> = files
         .iter()
@@ -174,7 +174,7 @@ fn folder(files: &[(&str, u64)]) -> (Vec<u8>, usize) {
     (blocks, size)
 }
 
-/// For values below the block size.
+/// Encodes a value that is below the block size.
 fn low16(value: usize) -> [u8; 2] {
     u16::try_from(value).unwrap_or(u16::MAX).to_le_bytes()
 }
@@ -183,7 +183,7 @@ fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
     bytes[at..at + value.len()].copy_from_slice(value);
 }
 
-/// CRC-32C as EROFS uses it: without the final inversion.
+/// Returns the CRC-32C as EROFS uses it: without the final inversion.
 fn crc32c(data: &[u8]) -> u32 {
     data.iter().fold(!0, |crc, byte| {
         (0..8).fold(crc ^ u32::from(*byte), |crc, _| {

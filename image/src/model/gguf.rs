@@ -1,59 +1,58 @@
-//! The beginning of a GGUF file: where its values end and which tensors follow (`docs/gguf.md` of ggml, versions 2
-//! and 3).
+//! Parses the beginning of a GGUF file: metadata and table of tensors (`docs/gguf.md` of ggml, versions 2 and 3).
 //!
-//! Only what moving tensors needs. A file that is anything else than expected gives `None`: whether it is a model is
-//! for the engine to say.
+//! It reads only what is needed to move tensors, and returns `None` for any unexpected file. Only the engine decides whether a
+//! file is a model.
 
-/// Most bytes before the tensors' data: vocabularies take a few million.
+/// Largest number of bytes before the tensors' data. Vocabularies take a few million.
 pub const MAX_HEADER: usize = 64 << 20;
-/// Most tensors: the largest models have thousands.
+/// Largest number of tensors; the largest models have thousands.
 const MAX_TENSORS: u64 = 1 << 16;
-/// Dimensions of a tensor.
+/// Largest number of dimensions of a tensor.
 const MAX_DIMENSIONS: u32 = 4;
-/// Arrays of arrays.
+/// Largest depth of arrays in arrays.
 const MAX_DEPTH: u32 = 4;
-/// Multiples that tensors begin at, unless a value says otherwise.
+/// Default alignment of tensors, in bytes; metadata may override it.
 const ALIGNMENT: u64 = 32;
-/// The largest that is believed: what is padded to it is held in memory.
+/// Largest alignment that is accepted, in bytes, because padding to it is held in memory.
 const MAX_ALIGNMENT: u64 = 1 << 16;
 
-/// Types of values.
+/// Numbers of the types of metadata values.
 mod value {
     pub const UINT32: u32 = 4;
     pub const STRING: u32 = 8;
     pub const ARRAY: u32 = 9;
 }
 
-/// What precedes the tensors' data.
+/// Everything before the tensors' data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Header {
-    /// Magic, version, counts and values, as they are.
+    /// Magic, version, counts and metadata, unchanged.
     pub values: Vec<u8>,
-    /// Where in `values` the number of the file's main type lies, if it says it.
+    /// Offset in `values` of the number of the file's main type, if the metadata has it.
     pub file_type: Option<usize>,
-    /// In the order of the table.
+    /// Tensors in the order of the table.
     pub tensors: Vec<Tensor>,
-    /// Multiples that tensors begin at.
+    /// Alignment of tensors, in bytes.
     pub alignment: u64,
-    /// Where the data begins in the file.
+    /// Offset of the tensors' data in the file.
     pub data: u64,
 }
 
 /// An entry of the table of tensors.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tensor {
-    /// Name and dimensions, as they are.
+    /// Name and dimensions, in their encoded form.
     pub description: Vec<u8>,
-    /// Its values.
+    /// Number of elements.
     pub elements: u64,
-    /// The number of its type.
+    /// Number of the element type.
     pub kind: u32,
-    /// Where it begins, from [`Header::data`].
+    /// Offset from [`Header::data`], in bytes.
     pub offset: u64,
 }
 
 impl Header {
-    /// Reads it from `bytes`, the beginning of a file.
+    /// Parses `bytes`, the beginning of a file.
     #[must_use]
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         let mut cursor = Cursor { bytes, at: 0 };
@@ -93,7 +92,7 @@ impl Header {
         })
     }
 
-    /// As it stands in a file, padding included.
+    /// Returns the header as it is in a file, including the padding.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = self.values.clone();
@@ -142,7 +141,7 @@ impl<'a> Cursor<'a> {
                 let (kind, count) = (self.u32()?, self.u64()?);
                 match scalar(kind) {
                     Some(size) => self.take(size.checked_mul(count)?).map(drop),
-                    // Each takes some bytes, so the end of the file ends this too.
+                    // Each element takes at least one byte, so the end of the file ends this loop, too.
                     None => (0..count).try_for_each(|_| self.skip_value(kind, depth + 1)),
                 }
             }
@@ -167,7 +166,7 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// Bytes of a value of a fixed size.
+/// Returns the size of a metadata value of a fixed-size type, in bytes.
 fn scalar(kind: u32) -> Option<u64> {
     match kind {
         0 | 1 | 7 => Some(1),
@@ -182,7 +181,7 @@ fn scalar(kind: u32) -> Option<u64> {
 pub(super) mod tests {
     use super::*;
 
-    /// A file of one dimension per tensor: name, elements, type, data.
+    /// Returns a file whose tensors have one dimension each: name, number of elements, type, data.
     pub fn file(tensors: &[(&str, u64, u32, &[u8])]) -> Vec<u8> {
         let string =
             |text: &str| [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat();

@@ -1,13 +1,13 @@
-//! Weights of types that the engine computes slowly, written into the volume as a type that it computes fast.
+//! Converts weights of types that the engine computes slowly to Q8_0, which it computes fast, when the volume is written.
 //!
-//! On a CPU the engine multiplies quantised weights with candle, which has vector instructions for most types of GGUF
-//! but none for Q4_1, Q5_0 and Q5_1: those take several times as long. Q8_0 has the same blocks of 32 weights, so that it
-//! fits wherever they do, and steps at least four times finer for weights on both sides of zero. What it costs is memory:
-//! 34 bytes for a block instead of 20 to 24.
+//! On a CPU the engine multiplies quantised weights with candle. It has vector instructions for most types of GGUF, but none
+//! for Q4_1, Q5_0 and Q5_1, which take several times as long. Q8_0 has the same blocks of 32 weights, so it fits wherever they
+//! do, and its steps are at least four times finer for weights on both sides of zero. It costs memory: 34 bytes per block
+//! instead of 20 to 24.
 //!
-//! This happens where the volume is made and not where it is loaded: what is measured stays what is computed with, the
-//! guest needs no room for two copies, and the same file gives the same bytes everywhere (no operation below depends
-//! on the machine).
+//! The conversion happens here and not in the guest, so the measured weights are those that are computed with, and the guest
+//! needs no memory for two copies. The same file gives the same bytes everywhere, because no operation below depends on the
+//! machine.
 
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
@@ -17,26 +17,26 @@ use half::f16;
 
 use super::gguf::{Header, MAX_HEADER};
 
-/// Weights of a block, in all types concerned.
+/// Number of weights per block, for all types concerned.
 const BLOCK: usize = 32;
-/// Blocks that are read at once.
+/// Number of blocks to read at once.
 const BLOCKS: usize = 1 << 14;
-/// The number of Q8_0 among types of tensors.
+/// Number of Q8_0 in the list of tensor types.
 const Q8_0: u32 = 8;
 const Q8_0_BYTES: usize = 34;
-/// Types of files, by what they mostly hold: those of slow types, and Q8_0.
+/// Values of `general.file_type` for files of mostly Q4_1, Q5_0 or Q5_1 tensors.
 const MOSTLY_SLOW: [u32; 3] = [3, 8, 9];
 const MOSTLY_Q8_0: u32 = 7;
-/// What a file's name gains before its ending, where its tensors were changed.
+/// Suffix of the name of a converted file, before its extension.
 pub const MARK: &str = "+Q8_0";
 
-/// How a block of a slow type is read: its bytes, then what they say.
+/// Decodes the bytes of a block into its weights.
 type Decode = fn(&[u8]) -> [f32; BLOCK];
 
-/// The slow types: number, bytes of a block, how to read it.
+/// Slow types: number, bytes per block, function to decode a block.
 const SLOW: [(u32, usize, Decode); 3] = [(3, 20, q4_1), (6, 22, q5_0), (7, 24, q5_1)];
 
-/// Types whose sizes are known: number, weights of a block, bytes of a block.
+/// Types with known sizes: number, weights per block, bytes per block.
 pub(super) const SIZES: [(u32, u64, u64); 15] = [
     (0, 1, 4),      // F32
     (1, 1, 2),      // F16
@@ -55,16 +55,16 @@ pub(super) const SIZES: [(u32, u64, u64); 15] = [
     (30, 1, 2),     // BF16
 ];
 
-/// How a GGUF file is written with fast types only.
+/// Plan for writing a GGUF file with fast types only.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recoding {
     header: Vec<u8>,
     parts: Vec<Part>,
-    /// Bytes of the file to be.
+    /// Size of the converted file, in bytes.
     pub size: u64,
 }
 
-/// A tensor: where it lies in the file that is, and its blocks' bytes when it changes.
+/// A tensor: its place in the original file, its index in [`SLOW`] if it is converted, and the padding after it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Part {
     from: u64,
@@ -74,10 +74,10 @@ struct Part {
 }
 
 impl Recoding {
-    /// Looks at the file at `path`: `None` when it has no slow tensor, or is not understood.
+    /// Plans the conversion of the file at `path`. Returns `None` if it has no tensor of a slow type or is not understood.
     ///
     /// # Errors
-    /// When it cannot be read.
+    /// An [`io::Error`] when the file cannot be read.
     pub fn of(path: &Path) -> io::Result<Option<Self>> {
         let file = File::open(path)?;
         let size = file.metadata()?.len();
@@ -140,10 +140,10 @@ impl Recoding {
         })
     }
 
-    /// Gives `put` the bytes of the file to be, made from `file`, the one that was looked at.
+    /// Passes the bytes of the converted file to `put`. `file` is the original file.
     ///
     /// # Errors
-    /// What `put` says, or what `read` makes of a failure to read.
+    /// The error of `put`, or the one that `read` makes of a failure to read.
     pub fn write<E>(
         &self,
         file: &mut File,
@@ -180,18 +180,18 @@ impl Recoding {
     }
 }
 
-/// Which of the slow types it is.
+/// Returns the index of a slow type in [`SLOW`].
 fn slow(kind: u32) -> Option<usize> {
     SLOW.iter().position(|(number, ..)| *number == kind)
 }
 
-/// `d`, `m`, 16 bytes of two weights each: `d·q + m`.
+/// Decodes a block of `d`, `m` and 16 bytes with two weights each: `d·q + m`.
 fn q4_1(block: &[u8]) -> [f32; BLOCK] {
     let (d, m) = (number(block, 0), number(block, 2));
     std::array::from_fn(|index| d * f32::from(low(block, 4, index)) + m)
 }
 
-/// `d`, 32 fifth bits, 16 bytes of two weights each: `d·(q − 16)`.
+/// Decodes a block of `d`, 32 fifth bits and 16 bytes with two weights each: `d·(q − 16)`.
 fn q5_0(block: &[u8]) -> [f32; BLOCK] {
     let d = number(block, 0);
     std::array::from_fn(|index| {
@@ -200,7 +200,7 @@ fn q5_0(block: &[u8]) -> [f32; BLOCK] {
     })
 }
 
-/// `d`, `m`, 32 fifth bits, 16 bytes of two weights each: `d·q + m`.
+/// Decodes a block of `d`, `m`, 32 fifth bits and 16 bytes with two weights each: `d·q + m`.
 fn q5_1(block: &[u8]) -> [f32; BLOCK] {
     let (d, m) = (number(block, 0), number(block, 2));
     std::array::from_fn(|index| {
@@ -209,7 +209,8 @@ fn q5_1(block: &[u8]) -> [f32; BLOCK] {
     })
 }
 
-/// `d`, 32 signed bytes: `d·q`. Unlike the reference, `q` is chosen for `d` as it is stored, which is closer.
+/// Encodes a block of `d` and 32 signed bytes: `d·q`. Unlike ggml's reference, this chooses `q` for `d` as it is stored, which
+/// is more accurate.
 fn q8_0(weights: &[f32; BLOCK]) -> [u8; Q8_0_BYTES] {
     let largest = weights
         .iter()
@@ -231,12 +232,12 @@ fn q8_0(weights: &[f32; BLOCK]) -> [u8; Q8_0_BYTES] {
     block
 }
 
-/// The half-precision number at a place.
+/// Returns the half-precision number at offset `at`.
 fn number(block: &[u8], at: usize) -> f32 {
     f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
 }
 
-/// The low four bits of a weight: the first half of the weights in the low halves of the bytes.
+/// Returns the low four bits of a weight. The low halves of the bytes hold the first 16 weights, the high halves the others.
 fn low(block: &[u8], at: usize, index: usize) -> u8 {
     match index < BLOCK / 2 {
         true => block[at + index] & 15,
@@ -244,7 +245,7 @@ fn low(block: &[u8], at: usize, index: usize) -> u8 {
     }
 }
 
-/// The fifth bit of a weight, in its place.
+/// Returns the fifth bit of a weight, at its position in the value.
 fn high(block: &[u8], at: usize, index: usize) -> u8 {
     (block[at + index / 8] >> (index % 8) & 1) << 4
 }
@@ -280,7 +281,7 @@ mod tests {
 
     #[test]
     fn slow_tensors_change_and_the_others_move() {
-        // Weights -8 to 7, in the order of the halves.
+        // Weights from -8 to 7: in ascending order in the low halves, in descending order in the high halves.
         let nibbles: Vec<u8> = (0..16).map(|q| q | (15 - q) << 4).collect();
         let slow = [&half(1.0)[..], &half(-8.0), &nibbles].concat();
         let fast = [7; 34];
@@ -312,7 +313,7 @@ mod tests {
     #[test]
     fn what_has_no_slow_tensor_or_is_not_understood_stays() {
         assert_eq!(recoded(&file(&[("fast", 32, 8, &[0; 34])])), None);
-        // An unknown type, a part of a block, a file that ends too early.
+        // A tensor of an unknown type, one with an incomplete block, and one that exceeds the file.
         let slow: (&str, u64, u32, &[u8]) = ("slow", 32, 3, &[0; 20]);
         assert_eq!(recoded(&file(&[slow, ("new", 32, 99, &[])])), None);
         assert_eq!(recoded(&file(&[slow, ("odd", 33, 3, &[0; 40])])), None);
@@ -335,7 +336,7 @@ mod tests {
     }
 
     proptest! {
-        /// Half a step of Q8_0, of which a slow block's own steps are many.
+        /// The error is at most half a step of Q8_0, which is a fraction of a slow type's own step.
         #[test]
         fn rounding_is_half_a_step(weights in prop::array::uniform32(-100_f32..100.0)) {
             let block = q8_0(&weights);

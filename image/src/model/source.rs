@@ -1,4 +1,4 @@
-//! What may be a model: one GGUF file, or a folder with `config.json` and safetensors.
+//! Opens and checks models: one GGUF file, or a folder with `config.json` and safetensors.
 
 use std::fs::{self, File};
 use std::io::Read as _;
@@ -12,14 +12,14 @@ use super::whole;
 use crate::cmdline::{self, CmdlineError};
 use crate::files::FileError;
 
-/// What a GGUF file begins with; the version follows.
+/// Magic of a GGUF file; the version follows.
 const GGUF: &[u8; 4] = b"GGUF";
-/// Versions that engines of today read.
+/// Versions of GGUF that the engine reads.
 const GGUF_VERSIONS: std::ops::RangeInclusive<u32> = 2..=3;
-/// The largest header of a safetensors file, as its reference reader has it.
+/// Largest header of a safetensors file, in bytes. The reference implementation has the same limit.
 const MAX_SAFETENSORS_HEADER: u64 = 100_000_000;
 
-/// Files of a model folder that go into the volume, by the end of their name.
+/// Files of a model folder that go into the volume: the end of their name, and their purpose.
 const WANTED: &[(&str, &str)] = &[
     (".safetensors", "the weights"),
     (".json", "configuration, tokenizer, index of the weights"),
@@ -27,96 +27,96 @@ const WANTED: &[(&str, &str)] = &[
     ("tokenizer.model", "older tokenizers"),
 ];
 
-/// A model on this machine, checked as far as its beginning shows.
+/// A model on this machine. Headers and sizes of its files have been checked, the weights themselves have not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Source {
     /// Identifier in the API.
     pub id: String,
-    /// Where it was found, for messages.
+    /// Path of the file or folder, for messages.
     pub path: PathBuf,
-    /// Its files, sorted by name.
+    /// Files of the model, sorted by name.
     pub files: Vec<SourceFile>,
 }
 
 /// One file of a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourceFile {
-    /// In the volume.
+    /// Name in the volume.
     pub name: String,
-    /// On this machine.
+    /// Path on this machine.
     pub path: PathBuf,
-    /// In the volume, in bytes.
+    /// Size in the volume, in bytes.
     pub size: u64,
-    /// Where it is not copied as it is.
+    /// How to convert the file; `None` to copy it as it is.
     pub recoding: Option<Recoding>,
 }
 
-/// Why something is not a model.
+/// Why a model cannot be used.
 #[derive(Debug, Error)]
 pub enum SourceError {
     /// A file cannot be read.
     #[error("cannot read the model")]
     File(#[from] FileError),
-    /// A file that is not GGUF.
+    /// The file is not GGUF.
     #[error(
         "{path} is not a GGUF file: it begins with {found:02x?}, expected [47, 47, 55, 46] (\"GGUF\")"
     )]
     NotGguf {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Its first bytes.
+        /// First bytes of the file.
         found: Vec<u8>,
     },
-    /// GGUF of another version.
+    /// The engine does not read this version of GGUF.
     #[error("{path} has GGUF version {found}, the engine reads {} and {}", GGUF_VERSIONS.start(), GGUF_VERSIONS.end())]
     GgufVersion {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Its version.
+        /// Version of the file.
         found: u32,
     },
-    /// A GGUF file of which something is missing.
+    /// The GGUF file is incomplete or contradicts itself.
     #[error("{path} cannot be loaded: {what}: fetch or convert it again")]
     NotWhole {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What is amiss.
+        /// What is wrong with it.
         what: String,
     },
-    /// A folder without what every model has.
+    /// The folder lacks a file that every model has.
     #[error("{path} is not a model folder: it has no {missing}")]
     Incomplete {
-        /// The folder.
+        /// Path of the folder.
         path: PathBuf,
-        /// What is missing.
+        /// Name of the missing file.
         missing: &'static str,
     },
-    /// A file that is not safetensors.
+    /// The file is not safetensors, or is incomplete.
     #[error("{path} is not a safetensors file: {what}")]
     NotSafetensors {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What is amiss.
+        /// What is wrong with it.
         what: String,
     },
-    /// A name that the volume or the manifest cannot hold.
+    /// The name of a file is too long or not UTF-8.
     #[error(
         "{path} cannot go into the model volume: its name must be UTF-8 of at most {MAX_NAME} bytes"
     )]
     Name {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
     },
-    /// No identifier.
+    /// The model's identifier is not valid.
     #[error("the model needs an identifier")]
     Id(#[from] CmdlineError),
 }
 
 impl Source {
-    /// The model at `path`; its identifier is `id`, or else follows from the file's or folder's name.
+    /// Opens the model at `path`. Its identifier is `id` or, if that is `None`, follows from the name of the file or folder.
     ///
     /// # Errors
-    /// [`SourceError`] when it is no model or cannot be read.
+    /// [`SourceError`] when it is not a model or cannot be read.
     pub fn open(path: &Path, id: Option<&str>) -> Result<Self, SourceError> {
         let metadata = fs::metadata(path).map_err(FileError::read(path))?;
         let mut files = if metadata.is_dir() {
@@ -172,7 +172,7 @@ fn gguf(path: &Path) -> Result<SourceFile, SourceError> {
     }
 }
 
-/// `Tiny.Q4_1.gguf` is `Tiny.Q4_1+Q8_0.gguf` where its tensors change.
+/// Returns the name in the volume of a converted file: `Tiny.Q4_1+Q8_0.gguf` for `Tiny.Q4_1.gguf`.
 fn marked(name: &str) -> Option<String> {
     let stem = name.strip_suffix(".gguf").unwrap_or(name);
     let marked = format!("{stem}{}.gguf", recode::MARK);
@@ -188,7 +188,7 @@ fn folder(path: &Path) -> Result<Vec<SourceFile>, SourceError> {
             .unwrap_or_default()
             .to_string_lossy()
             .into_owned();
-        // Symbolic links are followed: that is how model hubs keep their folders.
+        // Symbolic links are followed, because tools that download models keep the files elsewhere and link to them.
         let wanted = WANTED.iter().any(|(end, _)| name.ends_with(end)) && !name.starts_with('.');
         if !wanted
             || !fs::metadata(&file)
@@ -219,7 +219,7 @@ fn folder(path: &Path) -> Result<Vec<SourceFile>, SourceError> {
     }
 }
 
-/// A safetensors file begins with the length of a JSON object, which says where its tensors lie.
+/// Checks a safetensors file. It begins with the length of a JSON object, which says where the tensors are.
 fn safetensors(path: &Path) -> Result<(), SourceError> {
     let size = fs::metadata(path).map_err(FileError::read(path))?.len();
     let length = beginning(path, 8)?.try_into().map(u64::from_le_bytes);
@@ -270,7 +270,7 @@ fn name_error(path: &Path) -> SourceError {
     }
 }
 
-/// `Tiny Llama-Q4.gguf` is `tiny-llama-q4`.
+/// Derives an identifier from a path: `tiny-llama-q4` from `Tiny Llama-Q4.gguf`.
 fn id_from(path: &Path) -> String {
     let name = path
         .file_name()

@@ -1,5 +1,5 @@
-//! dm-verity, format 1: SHA-256 over blocks of 4096 bytes, salt in front, no superblock, the tree right behind the
-//! data with its top level first (`Documentation/admin-guide/device-mapper/verity.rst`).
+//! Computes dm-verity hash trees of format 1: SHA-256 over blocks of 4096 bytes with the salt in front, no superblock, and the
+//! tree after the data, top level first (`Documentation/admin-guide/device-mapper/verity.rst`).
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -17,24 +17,24 @@ use crate::files::{FileError, digest};
 pub const BLOCK: usize = 4096;
 /// Bytes per digest.
 const DIGEST: usize = 32;
-/// Bytes read at once: many blocks per thread, and little memory.
+/// Number of bytes to read at once: many blocks per thread, but little memory.
 const WINDOW: usize = 16 << 20;
 
-/// What the tree of a volume says.
+/// Result of hashing a volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tree {
-    /// The root hash, which decides every byte of the data.
+    /// Root hash, which determines every byte of the data.
     pub root: Hex32,
-    /// Data blocks before the tree.
+    /// Number of data blocks before the tree.
     pub data_blocks: u64,
-    /// The whole volume, tree included.
+    /// Digest and size of the whole volume, including the tree.
     pub volume: Artefact,
 }
 
-/// Appends the hash tree to `file`, which holds whole blocks, using `jobs` threads. `path` is for messages.
+/// Appends the hash tree to `file`, which holds whole blocks, using `jobs` threads. `path` is used in messages only.
 ///
 /// # Errors
-/// [`FileError`] when the file cannot be read or the tree not written.
+/// [`FileError`] when the file cannot be read or the tree cannot be written.
 pub fn append(
     file: &mut File,
     path: &Path,
@@ -54,11 +54,11 @@ pub fn append(
         let take = usize::try_from(left).map_or(window.len(), |left| left.min(window.len()));
         let part = &mut window[..take];
         file.read_exact(part).map_err(FileError::read(path))?;
-        // The volume's own digest is one long chain: it runs beside the blocks' threads.
+        // The digest of the whole volume is sequential, so it is computed while other threads hash the blocks.
         leaves.extend(thread::scope(|scope| {
             let chain = scope.spawn(|| volume.update(&*part));
             let hashes = hash_blocks(part, salt, jobs);
-            // It cannot panic: hashing has no failure.
+            // The thread cannot panic, because hashing does not fail.
             let _ = chain.join();
             hashes
         }));
@@ -81,7 +81,8 @@ pub fn append(
     })
 }
 
-/// All levels above the data from the digests of its blocks: the root, and the tree's bytes, top level first.
+/// Computes all levels above the data from the digests of the data blocks. Returns the root hash and the bytes of the tree,
+/// top level first.
 fn levels(leaves: Vec<u8>, salt: &Hex32, jobs: usize) -> (Hex32, Vec<u8>) {
     let mut levels = vec![padded(leaves)];
     while let Some(level) = levels.last().filter(|level| level.len() > BLOCK) {
@@ -100,7 +101,7 @@ fn padded(mut level: Vec<u8>) -> Vec<u8> {
     level
 }
 
-/// The digests of all blocks of `data`, in order whatever the number of threads.
+/// Returns the digests of all blocks of `data`, in their order whatever the number of threads.
 fn hash_blocks(data: &[u8], salt: &Hex32, jobs: usize) -> Vec<u8> {
     let blocks = data.len().div_ceil(BLOCK);
     let mut digests = vec![0; blocks * DIGEST];

@@ -1,5 +1,5 @@
-//! Whether a file of weights is all there. A download that broke off would else be measured, signed and booted, and end
-//! in an engine that dies without a word.
+//! Checks that files with weights are complete. An interrupted download would otherwise be measured, signed and booted, and
+//! the engine would die without an explanation.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -10,10 +10,10 @@ use serde::Deserialize;
 use super::gguf::{Header, MAX_HEADER};
 use super::recode::SIZES;
 
-/// What is amiss with the GGUF file at `path`, if anything.
+/// Returns what is wrong with the GGUF file at `path`, or `None`.
 ///
 /// # Errors
-/// When it cannot be read.
+/// An [`io::Error`] when the file cannot be read.
 pub fn gguf(path: &Path) -> io::Result<Option<String>> {
     let file = File::open(path)?;
     let size = file.metadata()?.len();
@@ -25,7 +25,7 @@ pub fn gguf(path: &Path) -> io::Result<Option<String>> {
         ));
     };
     let mut ends = header.tensors.iter().map(|tensor| {
-        // Of a type that is not known here at least the beginning must be there.
+        // The size of a tensor of an unknown type is not known, so only its first byte must be there.
         let known = SIZES.iter().find(|(kind, ..)| *kind == tensor.kind);
         let length = known.map_or(Some(1), |(_, weights, bytes)| {
             tensor.elements.div_ceil(*weights).checked_mul(*bytes)
@@ -40,7 +40,7 @@ pub fn gguf(path: &Path) -> io::Result<Option<String>> {
     })
 }
 
-/// What is amiss with the tensors of a safetensors file of `size` bytes, whose header is `json`.
+/// Returns what is wrong with a safetensors file of `size` bytes, whose header is `json`, or `None`.
 pub fn safetensors(json: &[u8], size: u64) -> Option<String> {
     #[derive(Deserialize)]
     struct Tensor {
@@ -50,7 +50,7 @@ pub fn safetensors(json: &[u8], size: u64) -> Option<String> {
     #[serde(untagged)]
     enum Entry {
         Tensor(Tensor),
-        /// `__metadata__`.
+        /// The entry `__metadata__`.
         Other(serde::de::IgnoredAny),
     }
     let entries: Result<std::collections::BTreeMap<String, Entry>, _> =

@@ -1,5 +1,5 @@
-//! What this program is made of. The build script has this file, too, so that what is compiled in and what lies at hand are
-//! summed up alike.
+//! Computes the digest of this program's sources. The build script includes this file, so that the digest that is compiled in
+//! and that of a workspace are computed in the same way.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
-/// Files of the workspace, and folders of which every Rust source counts: this crate and those of the workspace that it
-/// depends on, with what decides their dependencies and compiler.
+/// Files, and folders whose Rust sources all count: this crate, the crates of the workspace that it depends on, and the files
+/// that decide their dependencies and compiler.
 pub const PARTS: &[&str] = &[
     "Cargo.lock",
     "Cargo.toml",
@@ -26,7 +26,7 @@ pub const PARTS: &[&str] = &[
     "measurements/protocol/src",
 ];
 
-/// The files of all parts, as paths from `workspace`.
+/// Returns the files of all parts, as paths relative to `workspace`.
 pub fn files(workspace: &Path) -> io::Result<BTreeSet<PathBuf>> {
     let mut found = BTreeSet::new();
     for part in PARTS {
@@ -39,7 +39,7 @@ pub fn files(workspace: &Path) -> io::Result<BTreeSet<PathBuf>> {
     Ok(found)
 }
 
-/// A digest of their names and bytes, in hexadecimal.
+/// Returns a digest of the names and bytes of these files, in hexadecimal.
 pub fn digest(workspace: &Path) -> io::Result<String> {
     let mut all = Sha256::new();
     for file in files(workspace)? {
@@ -49,8 +49,8 @@ pub fn digest(workspace: &Path) -> io::Result<String> {
     Ok(format!("{:x}", all.finalize()))
 }
 
-/// Whether a file of this path from the workspace counts: not hidden ones, nor build outputs, nor what editors leave beside a
-/// Rust source. None of these is staged, or compiled.
+/// Returns whether a file with this path in the workspace counts. Hidden files, build outputs, and files that editors leave
+/// beside Rust sources do not count, because they are neither staged nor compiled.
 pub fn is_part(path: &Path) -> bool {
     let is_left_out = |name: &OsStr| name.as_encoded_bytes().starts_with(b".") || name == "target";
     let mut below = PARTS.iter().filter_map(|part| path.strip_prefix(part).ok());

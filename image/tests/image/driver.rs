@@ -1,4 +1,4 @@
-//! NVIDIA's kernel modules are the same files wherever they are built.
+//! Tests that NVIDIA's kernel modules are identical wherever they are built.
 
 use std::fs;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! A build that is told to end takes with it what it runs.
+//! Tests that a build that is told to end kills the programs that it runs and removes its unfinished files.
 
 use std::fs::{self, Permissions};
 use std::io::Read as _;
@@ -12,9 +12,9 @@ use cocoon_inputs::{Digest, Entry, Kind, Lock, Request};
 
 use crate::world::{World, program};
 
-/// Of anything that is waited for.
+/// Longest time to wait for anything.
 const DEADLINE: Duration = Duration::from_secs(120);
-/// What stands in for cargo: a program with a compiler that goes on without it, and whose number lies beside it.
+/// Stands in for cargo: starts a compiler that does not end with it, and writes the compiler's process ID to a file.
 const CARGO: &str =
     "#!/bin/sh\nsleep 1000 &\necho $! >\"$0.new\"\nmv \"$0.new\" \"$0.compiler\"\nwait\n";
 
@@ -40,7 +40,7 @@ fn send(signal: &str, child: &Child) {
     );
 }
 
-/// Names in a folder that only a running build has there.
+/// Number of scratch folders in the cache. Only a running build has some.
 fn scratch(cache: &Path) -> usize {
     let all = fs::read_dir(cache).unwrap().flatten();
     let names = all.map(|entry| entry.file_name());
@@ -67,7 +67,8 @@ fn build(world: &World, model: &str) -> Command {
     build
 }
 
-/// The exit code of a build to which `signal` is sent when `ready` sees that it is where it shall be. Nothing is left of it.
+/// Sends `signal` to a build when `ready` returns a value. Returns the build's exit code and that value, after checking that
+/// no file of the build is left.
 fn ended<T>(
     world: &World,
     mut build: Child,
@@ -120,7 +121,7 @@ fn a_build_that_is_told_to_end_takes_its_compilers_with_it() {
     }
 }
 
-/// pip, unlike a shell's children, would hear of a Ctrl-C, and of nothing else.
+/// In a terminal, Ctrl-C reaches pip directly, unlike the background processes of a shell, but no other signal does.
 #[test]
 fn a_build_that_is_told_to_end_takes_pip_with_it() {
     let world = World::new();
@@ -131,7 +132,7 @@ fn a_build_that_is_told_to_end_takes_pip_with_it() {
     lock_a_model(&world);
     let path = std::env::var("PATH").unwrap();
     let path = format!("{}:{path}", world.path("bin").display());
-    // Without a model of its own, so that the locked one is fetched.
+    // Without `--model`, so that the locked model is fetched.
     let given = build(&world, "tiny.gguf");
     let model = world.path("tiny.gguf");
     let arguments = given.get_args().filter(|a| *a != "--model" && *a != model);
@@ -147,7 +148,7 @@ fn a_build_that_is_told_to_end_takes_pip_with_it() {
     wait_for("pip goes on", || (!Path::new(&pip).exists()).then_some(()));
 }
 
-/// A wheel in the world's lock that its cache has not.
+/// Adds to the world's lock file a wheel that is not in its cache.
 fn lock_a_model(world: &World) {
     let path = world.path("source/image/inputs.lock");
     let lock = Lock::parse(&fs::read_to_string(&path).unwrap()).unwrap();
@@ -175,7 +176,7 @@ fn lock_a_model(world: &World) {
     fs::write(&path, lock.render()).unwrap();
 }
 
-/// Held where it reads an executable, which never comes.
+/// The build blocks while it reads an executable from a FIFO to which nobody writes.
 #[test]
 fn a_build_that_is_told_to_end_while_it_runs_nothing_leaves_nothing() {
     let world = World::new();

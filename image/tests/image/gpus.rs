@@ -1,11 +1,11 @@
-//! What an image for GPUs needs of the machine is asked before anything is fetched.
+//! Tests that a build for GPUs checks the machine before it fetches anything.
 
 use crate::world::{World, fail, program};
 
 #[test]
 fn a_machine_that_cannot_compile_the_engine_is_told_first() {
     let world = World::new();
-    // No lock file, and so no input: whoever asks for one fails with another error.
+    // The folder has no lock file, so any attempt to fetch an input would give a different error.
     let nothing = world.path("nothing");
     std::fs::create_dir(&nothing).unwrap();
     let out = world.path("image");
@@ -16,7 +16,7 @@ fn a_machine_that_cannot_compile_the_engine_is_told_first() {
     build.arg("--model").arg(world.path("tiny.gguf"));
     build.arg("--source").arg(&nothing);
     build.arg("--cache").arg(world.path("cache"));
-    // Nor any compiler.
+    // The folder has no compiler either.
     build.env("PATH", &nothing);
     assert_eq!(
         fail(&mut build, 2),

@@ -1,4 +1,4 @@
-//! The agent is the same file wherever and by whomever it is built.
+//! Tests that the agent is identical wherever it is built.
 
 use std::fs;
 use std::path::Path;

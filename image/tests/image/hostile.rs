@@ -1,4 +1,4 @@
-//! A stranger's manifest on a terminal: it says what it says, and nothing that passes for ours.
+//! Tests that values of an untrusted manifest cannot imitate this program's output on a terminal.
 
 use std::fs;
 
@@ -6,10 +6,10 @@ use cocoon_protocol::manifest::Manifest;
 
 use crate::world::{World, fail, gguf, program, succeed};
 
-/// Removes the line and writes another verdict.
+/// A value that erases its line and writes another verdict.
 const FORGED: &str = "x\u{1b}[2K\r\nidentical: the sources at hand give every artefact\u{9b}8m";
 
-/// What is shown of it.
+/// The same value as it is printed.
 const SHOWN: &str = "x?[2K??identical: the sources at hand give every artefact?8m";
 
 #[test]
@@ -57,7 +57,7 @@ fn values_of_a_manifest_forge_no_line() {
     assert!(plain(&text), "{text:?}");
 }
 
-/// Nor do errors, which repeat what was not understood.
+/// Errors quote values that were not understood, so they must be made safe, too.
 #[test]
 fn neither_do_errors() {
     let world = World::new();
@@ -82,7 +82,7 @@ fn neither_do_errors() {
     assert!(plain(&error), "{error:?}");
 }
 
-/// Whether nothing but ends of lines steers, and none begins with the verdict.
+/// Returns whether there are no control characters except newlines, and no line begins like the verdict.
 fn plain(text: &str) -> bool {
     let steers = text.chars().any(|c| c.is_control() && c != '\n');
     !steers && !text.lines().any(|line| line.starts_with("identical"))

@@ -1,4 +1,4 @@
-//! What a command that fails leaves as it was, so that it can be run again.
+//! Tests that a command that fails leaves everything as it was, so that it can be run again.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -11,7 +11,7 @@ use cocoon_inputs::report::Silent;
 
 use crate::world::{World, fail, gguf, limited, program, succeed};
 
-/// A world with a signed image.
+/// Returns a world with a signed image.
 fn signed() -> (World, PathBuf) {
     let world = World::new();
     let image = world.path("image");
@@ -25,7 +25,7 @@ fn signed() -> (World, PathBuf) {
     (world, image)
 }
 
-/// Every file of a folder by name, hidden ones included.
+/// Returns names and contents of all files in a folder, including hidden ones.
 fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
     let entries = fs::read_dir(folder).unwrap().flatten();
     let mut files: Vec<_> = entries
@@ -50,13 +50,13 @@ fn an_image_survives_a_model_that_cannot_be_added() {
     };
     let add = |source: &Source| add_model(&image, source, &life, &image, 1, &Silent);
     let source = Source::open(&world.path("other.gguf"), None).unwrap();
-    // While the volume is written, as when a disk is full.
+    // The command fails while the volume is being written, as it would with a full disk.
     world.write("other.gguf", &gguf(6, 60_000));
     let error = add(&source).unwrap_err();
     assert!(matches!(error, AddModelError::Volume(_)), "{error}");
     assert!(files(&image) == before, "the image is not what it was");
 
-    // Nothing stands in the way of the next try.
+    // The next attempt is not hindered.
     world.write("other.gguf", &gguf(6, 70_000));
     let manifest = add(&source).unwrap();
     assert_eq!((manifest.release, &*manifest.model.id), (2, "other"));
@@ -78,7 +78,7 @@ fn an_image_survives_a_model_that_cannot_be_added() {
     );
 }
 
-/// As on a full disk: the manifest can be made, and nothing be written to it.
+/// The file can be created, but nothing can be written to it, as with a full disk.
 #[test]
 fn signatures_stay_with_a_manifest_that_cannot_be_replaced() {
     let (world, image) = signed();
@@ -102,7 +102,7 @@ fn signatures_stay_with_a_manifest_that_cannot_be_replaced() {
     assert!(!image.join("manifest.json.dsse").exists());
 }
 
-/// As on a full disk: the file can be made, and nothing be written to it.
+/// The file can be created, but nothing can be written to it, as with a full disk.
 #[test]
 fn a_key_that_cannot_be_written_leaves_no_stump() {
     let world = World::new();
@@ -117,7 +117,7 @@ fn a_key_that_cannot_be_written_leaves_no_stump() {
     assert_eq!(fs::read(&key).unwrap().len(), 65);
 }
 
-/// Whoever signs may do so in a folder of others, who could have their link followed.
+/// Others may be able to write to the folder of the manifest, and could place a link there that a signature would follow.
 #[test]
 fn a_planted_link_costs_no_key() {
     let (_world, image) = signed();

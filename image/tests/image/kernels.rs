@@ -1,5 +1,5 @@
-//! The GPU kernels: what the locked compiler makes of them is the same everywhere, is what is pinned, and is what its
-//! authors think it is. Needs the packages of compiler and inspection, of 223 MB, and no GPU.
+//! Tests the GPU kernels: the locked compiler's output is the same everywhere, equals the pinned digests, and has the
+//! properties that the sources intend. Needs the packages for compiling and inspecting (223 MB), but no GPU.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,7 +17,7 @@ fn source() -> PathBuf {
     guest::find_source(Path::new(env!("CARGO_MANIFEST_DIR"))).unwrap()
 }
 
-/// Says why not when the packages of these groups cannot be had.
+/// Returns a fetcher, or reports a skipped test if the packages of these groups cannot be fetched.
 fn fetcher(groups: &[&str]) -> Option<Fetcher> {
     let (lock, _) = build::lock(&source()).unwrap();
     let cache = Cache::open(Cache::default_root().unwrap()).unwrap();
@@ -67,7 +67,7 @@ fn built_twice(release: Release, group: &str) {
     assert!(one.files == two.files, "two builds of the kernels differ");
     assert_eq!((one.differences, two.differences), (vec![], vec![]));
 
-    // Another source is another cubin, and is named as such.
+    // A changed source gives another cubin, and both are reported.
     let kernel = other.join("kernels/cuda/sm90_scrub.cu");
     let changed = fs::read_to_string(&kernel)
         .unwrap()
@@ -88,7 +88,7 @@ fn built_twice(release: Release, group: &str) {
     );
 }
 
-/// Files of the kernels that a build reads.
+/// Returns the files of the kernels that a build reads.
 fn sources() -> Vec<(String, Vec<u8>)> {
     let folder = source().join("kernels");
     let lists = [Release::Cuda13, Release::Cuda12];
@@ -103,8 +103,8 @@ fn sources() -> Vec<(String, Vec<u8>)> {
     names.into_iter().map(read).collect()
 }
 
-/// What the source asks for is in the machine code: everything in registers, few enough of them for the blocks that are
-/// to run at once, and memory in vectors of 128 bits.
+/// The machine code must have what the sources intend: all values in registers, few enough registers for the intended number of
+/// blocks at once, and memory access in vectors of 128 bits.
 #[test]
 fn machine_code_spills_nothing_and_moves_vectors() {
     inspected(Release::Cuda13, toolkit::COMPILER);
@@ -141,7 +141,7 @@ fn inspected(release: Release, group: &str) {
         assert!(output.status.success(), "{tool} {cubin}");
         String::from_utf8(output.stdout).unwrap()
     };
-    // Registers of a multiprocessor, shared among its threads at once: 65536.
+    // A multiprocessor has 65536 registers, which all its resident threads share.
     let kernels = [
         ("sm90_scrub.cubin", "sm90_scrub_fill", 65_536 / (8 * 256), 0),
         (
@@ -188,14 +188,14 @@ fn inspected(release: Release, group: &str) {
     }
 }
 
-/// The machine code of one kernel, from its heading to the next.
+/// Returns the machine code of one kernel, from its heading to the next.
 fn section<'a>(code: &'a str, kernel: &str) -> &'a str {
     let heading = format!(".section\t.text.{kernel},");
     let (_, code) = code.split_once(&heading).expect("the kernel's section");
     code.split_once("\n//-----").map_or(code, |(own, _)| own)
 }
 
-/// `NAME:NUMBER` words behind the line of a kernel.
+/// Returns the `NAME:NUMBER` pairs on the line after the one with the kernel's name.
 fn usage(text: &str, kernel: &str) -> BTreeMap<String, u64> {
     let mut lines = text.lines().skip_while(|line| !line.contains(kernel));
     let words = lines

@@ -1,5 +1,5 @@
-//! What an image promises, tested from outside: it is reproducible, its volume is what other readers take it for,
-//! and each command refuses bad input in so many words.
+//! Tests the promises of an image from outside: it is reproducible, other readers understand its volume, and each command
+//! refuses bad input with an exact message.
 
 mod commands;
 mod driver;

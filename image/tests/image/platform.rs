@@ -1,4 +1,4 @@
-//! Shapes of real machines: added to a manifest from tables, kept, replaced, refused, and carried over by a rebuild.
+//! Tests shapes of real machines: added to a manifest, kept, replaced, refused, and copied by a rebuild.
 
 mod appraised;
 
@@ -18,12 +18,12 @@ const PROCESSOR: ProcessorId = ProcessorId {
     signature: 0x000c_06f2,
     features: 0x1f8b_fbff,
 };
-/// One processor with the emulator's id, and the end.
+/// A processor structure with the emulator's ID, and the end-of-table structure.
 const SMBIOS: &[u8] = b"\x04\x10\0\0\x01\x03\x02\x01EMULATORCPU 0\0\0\x7f\x04\x01\0\0\0";
-/// The same as the firmware on [`PROCESSOR`] measures it.
+/// The same table as firmware on [`PROCESSOR`] measures it.
 const MEASURED: &[u8] =
     b"\x04\x10\0\0\x01\x03\x02\x01\xf2\x06\x0c\0\xff\xfb\x8b\x1fCPU 0\0\0\x7f\x04\x01\0\0\0";
-/// Which events are of tables.
+/// RTMR0 events of tables: index, name, content.
 const TABLES: [(usize, &str, &[u8]); 4] = [
     (10, "ACPI loader", b"a loader"),
     (11, "ACPI RSDP", b"an RSDP"),
@@ -31,7 +31,7 @@ const TABLES: [(usize, &str, &[u8]); 4] = [
     (13, "SMBIOS tables", MEASURED),
 ];
 
-/// A world with an image, and tables of a machine.
+/// Returns a world with an image and the tables of a machine.
 fn prepared() -> (World, PathBuf) {
     let world = World::new();
     let image = world.path("image");
@@ -105,7 +105,7 @@ fn a_shape_is_added_once_and_signatures_never_outlive_their_manifest() {
         (NAME, 1024, PlatformSource::Computed)
     );
     assert_eq!((shape.vcpus, shape.mmio64_mib), (Some(2), None));
-    // The simulator's shape of that memory, but for the tables.
+    // Except for the tables, the shape is that of the simulator with the same memory.
     let mut expected = simulated
         .iter()
         .find(|shape| shape.memory_mib == 1024)
@@ -141,7 +141,7 @@ fn a_shape_is_added_once_and_signatures_never_outlive_their_manifest() {
     assert_eq!(read(&path), expected);
     assert!(!envelope.exists());
 
-    // Another model changes no event of RTMR0.
+    // No event of RTMR0 depends on the model.
     world.write("other.gguf", &gguf(6, 70_000));
     let image = path.parent().unwrap();
     let mut command = program();
@@ -157,7 +157,7 @@ fn a_shape_is_added_once_and_signatures_never_outlive_their_manifest() {
     assert_eq!(read(&path).tdx.platforms, expected.tdx.platforms);
 }
 
-/// What `cocoon-image verify` says of a manifest, as JSON.
+/// Runs `cocoon-image verify` on a manifest and returns its JSON output.
 fn verified(world: &World, manifest: &Path, code: i32) -> Value {
     let mut command = program();
     command.args(["--json", "verify"]).arg(manifest);
@@ -178,7 +178,7 @@ fn a_rebuild_predicts_all_but_the_tables() {
         (&true.into(), &[NAME][..].into())
     );
 
-    // The firmware's variable store is no table: nobody may pin another.
+    // The variable store belongs to the firmware and not to the tables, so signers cannot pin another one.
     let mut manifest = read(&path);
     manifest.tdx.platforms[5].rtmr0_events[1].digest = Hex([7; 48]);
     fs::write(&path, manifest.to_json()).unwrap();
@@ -193,7 +193,7 @@ fn a_rebuild_predicts_all_but_the_tables() {
     assert_eq!(found["pinned"], Value::Array(Vec::new()));
 }
 
-/// Firmware measures the window that it is told to keep for a GPU: one event more, which a rebuild predicts from the manifest.
+/// Firmware measures the window that QEMU tells it to keep for a GPU, in one more event, which a rebuild predicts.
 #[test]
 fn a_window_for_a_gpu_is_an_event_of_its_own() {
     let (world, path) = prepared();
@@ -212,7 +212,7 @@ fn a_window_for_a_gpu_is_an_event_of_its_own() {
     let window = events.remove(3);
     assert_eq!(events, plain.rtmr0_events);
     assert_eq!(window.name, "QEMU setting opt/ovmf/X-PciMmio64Mb");
-    // QEMU stores the text of its option, without an end.
+    // QEMU stores the option's text without a terminating zero.
     assert_eq!(window.digest, Hex48::sha384(b"262144"));
 
     let found = verified(&world, &path, 0);
@@ -220,7 +220,7 @@ fn a_window_for_a_gpu_is_an_event_of_its_own() {
         (&found["identical"], &found["pinned"]),
         (&true.into(), &[NAME, "the same with a GPU"][..].into())
     );
-    // Another window than the event hashes.
+    // The window in the manifest is not the one that the event measures.
     manifest.tdx.platforms[6].mmio64_mib = Some(131_072);
     fs::write(&path, manifest.to_json()).unwrap();
     let found = verified(&world, &path, 1);

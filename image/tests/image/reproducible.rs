@@ -1,4 +1,4 @@
-//! The same ingredients give the same image, whoever assembles it, where, when and how.
+//! Tests that the same ingredients give the same image, whatever folder, user, umask, locale, time zone and threads.
 
 use std::fs;
 use std::os::unix::process::CommandExt as _;
@@ -20,7 +20,7 @@ fn same(one: &Path, other: &Path) {
     }
 }
 
-/// Runs the same command in a shell with another umask.
+/// Returns a shell command that runs `command` with another umask.
 fn with_umask(umask: &str, command: &Command) -> Command {
     let mut shell = Command::new("sh");
     shell
@@ -71,7 +71,7 @@ fn the_user_does_not_matter() {
     let world = World::new();
     let first = world.path("first");
     succeed(&mut world.build(&first));
-    // Another user must be able to pass through, to read the program, and to write.
+    // The other user must be able to enter the folders, to read the program, and to write.
     let copy = world.path("program");
     fs::copy(program().get_program(), &copy).unwrap();
     let open = |path: &Path| {

@@ -1,4 +1,4 @@
-//! Where the time of a build went: told to people and to programs.
+//! Tests that a build reports how long its parts took, as text and as JSON.
 
 use serde_json::Value;
 
@@ -14,7 +14,7 @@ fn a_build_says_where_its_time_went() {
     let said = said.and_then(|line| line.strip_suffix(" s for the executables"));
     let (assembling, compiling) = said.and_then(|said| said.split_once(" s, and ")).unwrap();
     let [assembling, compiling] = [assembling, compiling].map(|time| time.parse::<f64>().unwrap());
-    // The executables were given, and only read. To a tenth of a second, both may be none.
+    // The executables were only read. Rounded to a tenth of a second, both times may be 0.
     assert!(compiling <= assembling, "{line}");
     let json = succeed(world.build(&world.path("two")).arg("--json")).stdout;
     let said: Value = serde_json::from_slice(&json).unwrap();

@@ -1,4 +1,4 @@
-//! What a rebuild says of an image, and by which program.
+//! Tests `verify`: what it reports, and that only a program of the same sources may verify.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -57,7 +57,7 @@ fn verify_accepts_the_image_and_names_the_first_difference() {
     let refused: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(refused["first_different"], "initrd.img");
     assert!(refused["first_different_byte"].is_u64());
-    // Both are made of given executables, of which nobody knows the libraries.
+    // Both images have executables that were given, so the SBOMs list no libraries.
     assert_eq!(refused["other_libraries"], json!([]));
 
     world.write("tiny.gguf", &gguf(8, 1_000_001));
@@ -69,7 +69,7 @@ fn verify_accepts_the_image_and_names_the_first_difference() {
     assert_eq!(refused["first_different"], "model.img");
 }
 
-/// The manifest may be good, and what lies beside it another image.
+/// The sources can give what the manifest describes, while other files lie beside it.
 #[test]
 fn the_files_beside_the_manifest_are_held_against_it() {
     let (world, image) = built();
@@ -87,7 +87,7 @@ fn the_files_beside_the_manifest_are_held_against_it() {
          note: not beside the manifest: initrd.img\n"
     );
 
-    // A manifest alone is as good as one with its image.
+    // A manifest without its image is accepted.
     fs::remove_file(image.join("vmlinuz")).unwrap();
     let accepted = succeed(&mut verify(&world, &image)).stdout;
     let accepted: Value = serde_json::from_slice(&accepted).unwrap();
@@ -95,7 +95,7 @@ fn the_files_beside_the_manifest_are_held_against_it() {
     assert_eq!(accepted["absent"], json!(["initrd.img", "vmlinuz"]));
 }
 
-/// A machine that was brought up to date within its release of Debian.
+/// The builder's machine had packages of another update of the same Debian release.
 #[test]
 fn other_libraries_explain_other_executables() {
     let (world, image) = built();
@@ -112,7 +112,7 @@ fn other_libraries_explain_other_executables() {
     let engine = crate::world::firmware::executable(5, 300_000);
     world.write("binaries/engine", &engine);
 
-    // Whose bytes the manifest does not describe explains nothing.
+    // The manifest does not describe this SBOM, so it explains nothing.
     let refused = rejected(&mut verify(&world, &image));
     assert_eq!(refused["altered"], json!(["sbom.spdx.json"]));
     assert_eq!(refused["other_libraries"], Value::Null);
@@ -139,7 +139,7 @@ fn other_libraries_explain_other_executables() {
     );
 }
 
-/// An executable that is older or newer than the sources, or of an edit that is gone again.
+/// The program may be older or newer than the sources, or compiled from an edit that was undone.
 #[test]
 fn a_program_of_other_sources_marks_what_it_builds_and_verifies_nothing() {
     let (world, image) = built();

@@ -1,5 +1,5 @@
-//! The model volume against readers written from the formats' specifications alone. What other people's programs find
-//! is a test of `tests/predictions`.
+//! Tests the model volume with readers that were written from the formats' specifications only. `tests/predictions` tests it
+//! with other people's programs.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 
 const BLOCK: usize = 4096;
 
-/// Verifies as the kernel does: from each data block up to the root, at offsets computed from the sizes alone.
+/// Verifies like the kernel: from each data block up to the root, with offsets that follow from the sizes only.
 fn check_verity(
     volume: &[u8],
     root: &[u8; 32],
@@ -24,7 +24,7 @@ fn check_verity(
     while *counts.last().unwrap() > 1 {
         counts.push(counts.last().unwrap().div_ceil(128));
     }
-    // Level 0 hashes the data and lies last.
+    // Level 0 has the digests of the data, and comes last.
     let start = |level: usize| data_blocks + counts[level + 1..].iter().sum::<usize>();
     let total = data_blocks + counts.iter().sum::<usize>();
     if volume.len() != total * BLOCK {
@@ -56,7 +56,7 @@ fn check_verity(
     }
 }
 
-/// All files of a flat EROFS without compression.
+/// Reads all files of a flat EROFS without compression.
 fn read_erofs(volume: &[u8]) -> BTreeMap<String, Vec<u8>> {
     let number = |at: usize, size: usize| {
         volume[at..at + size]
@@ -125,7 +125,7 @@ fn made(model: &Path, out: &Path, jobs: usize) -> (Volume, Vec<u8>) {
 #[test]
 fn every_size_is_verified_by_an_independent_reader() {
     let folder = tempfile::tempdir().unwrap();
-    // One block of data, one full hash block with its neighbours, two levels; odd lengths throughout.
+    // One data block, a full hash block and its neighbouring sizes, and two levels. Most lengths are odd.
     for (size, jobs) in [
         (1, 1),
         (126 * BLOCK - 8, 3),

@@ -1,4 +1,4 @@
-//! What is a model and what is not, by name and in whole sentences.
+//! Tests which files and folders are models, and the exact messages for those that are not.
 
 use super::super::gguf;
 use super::*;

@@ -1,4 +1,4 @@
-//! A machine with the very tables of the manifest's shape is believed, and one with others is told which.
+//! Tests that a machine with the tables of a manifest's shape is accepted, and that other tables are named in the verdict.
 
 use std::fs;
 use std::path::Path;
@@ -74,7 +74,7 @@ fn the_shapes_own_tables_are_believed_and_others_explained() {
     );
 }
 
-/// The verdict on a simulated trust domain of 1024 MiB that runs `image` and whose QEMU generates these tables.
+/// Returns the verdict on a simulated trust domain of 1024 MiB that runs `image` and whose QEMU generates these tables.
 fn machine_with(acpi_tables: &[u8], image: &Path, manifest: &TrustedManifest) -> Verdict {
     let tables = PlatformTables {
         acpi_loader: b"a loader",

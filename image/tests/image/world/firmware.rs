@@ -1,11 +1,11 @@
-//! Firmware, kernel and executables for tests: tiny, with every structure in its real format.
+//! Makes firmware, kernel and executables for tests: tiny, but with every structure in its real format.
 
 use cocoon_measurements::guid::Guid;
 
 const FOOTER: &str = "96b582de-1fb2-45f7-baea-a366c55a082d";
 const SIZE: usize = 16384;
 
-/// Two pages of variable store, two of code, and TDVF metadata.
+/// Returns TDX firmware: two pages of variable store, two of code, and TDVF metadata.
 pub fn tdx() -> Vec<u8> {
     let sections: [([u32; 2], [u64; 2], [u32; 2]); 4] = [
         ([8192, 8192], [0xffff_e000, 8192], [0, 1]),
@@ -26,7 +26,7 @@ pub fn tdx() -> Vec<u8> {
     )
 }
 
-/// Code, SEV metadata, and a page for the kernel's hashes.
+/// Returns SNP firmware: code, SEV metadata, and a page for the kernel's hashes.
 pub fn snp() -> Vec<u8> {
     let sections: [[u32; 3]; 4] = [
         [0x80_0000, 0x9000, 1],
@@ -53,14 +53,14 @@ pub fn snp() -> Vec<u8> {
     image(&metadata, &entries)
 }
 
-/// A blank store for [`tdx`].
+/// Returns a blank variable store for [`tdx`].
 pub fn varstore() -> Vec<u8> {
     let mut store = vec![0xff; 8192];
     store[40..44].copy_from_slice(b"_FVH");
     store
 }
 
-/// An EFI executable with the Linux boot header.
+/// Returns an EFI executable with the Linux boot header.
 pub fn kernel() -> Vec<u8> {
     const PE: usize = 0x80;
     const OPTIONAL: usize = PE + 24;
@@ -83,7 +83,7 @@ pub fn kernel() -> Vec<u8> {
     image
 }
 
-/// A static x86-64 executable that does nothing.
+/// Returns a static x86-64 executable that does nothing.
 pub fn executable(seed: u64, length: usize) -> Vec<u8> {
     let mut elf = noise(seed, length);
     elf[..120].fill(0);
@@ -103,7 +103,7 @@ pub fn executable(seed: u64, length: usize) -> Vec<u8> {
     elf
 }
 
-/// Bytes that look random and are always the same.
+/// Returns pseudorandom bytes, which are always the same for a seed.
 pub fn noise(seed: u64, length: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let next = || {
@@ -119,7 +119,7 @@ fn distance() -> Vec<u8> {
     0x800_u32.to_le_bytes().to_vec()
 }
 
-/// An image with `metadata` 0x800 bytes before its end and a table of GUIDs.
+/// Returns an image with `metadata` 0x800 bytes before its end, and a table of GUIDs.
 fn image(metadata: &[u8], entries: &[(&str, Vec<u8>)]) -> Vec<u8> {
     let mut table = Vec::new();
     for (guid, data) in entries {

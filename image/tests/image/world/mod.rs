@@ -1,5 +1,5 @@
-//! A small world to build images in: packages, firmware, executables and a model, all made here, and a lock file
-//! and cache that hold them. Nothing is fetched and nothing is compiled.
+//! Makes everything to build an image from: packages, firmware, executables and a model, with a lock file and a cache that hold
+//! them. Nothing is fetched and nothing is compiled.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -87,7 +87,7 @@ impl World {
             components: std::collections::BTreeMap::new(),
         };
         let lock = Lock::new(requests, vec![release], entries).unwrap();
-        // Those of the program under test, which refuses to verify by others.
+        // The sources are those of the program under test, because `verify` refuses a program of other sources.
         let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
         for file in cocoon_image::program::files(workspace).unwrap() {
             let bytes = fs::read(workspace.join(&file)).unwrap();
@@ -110,7 +110,7 @@ impl World {
         fs::write(path, bytes).unwrap();
     }
 
-    /// `cocoon-image build` of this world into `out`, with `--not-before` and all paths given.
+    /// Returns a command that builds this world's image into `out`, with `--not-before` and all paths given.
     pub fn build(&self, out: &Path) -> Command {
         let mut command = program();
         command
@@ -144,7 +144,7 @@ pub fn program() -> Command {
     command
 }
 
-/// The same command where no file may be larger than so many `blocks` of 512 bytes, as on a disk that is full.
+/// Returns a command that runs `command` with a limit of `blocks` of 512 bytes on the size of files, as on a full disk.
 pub fn limited(blocks: &str, command: &Command) -> Command {
     let mut shell = Command::new("sh");
     let script = format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" \"$@\"");
@@ -165,7 +165,7 @@ pub fn succeed(command: &mut Command) -> Output {
     output
 }
 
-/// Standard error of a command that must end with `code`.
+/// Runs a command that must end with exit code `code`, and returns its standard error.
 pub fn fail(command: &mut Command, code: i32) -> String {
     let output = command.output().unwrap();
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -173,7 +173,7 @@ pub fn fail(command: &mut Command, code: i32) -> String {
     error
 }
 
-/// A file without tensors, and noise behind its header.
+/// Returns a GGUF file without tensors, and with noise after its header.
 pub fn gguf(seed: u64, length: usize) -> Vec<u8> {
     let header = [&b"GGUF\x03\0\0\0"[..], &[0; 16]].concat();
     [header, firmware::noise(seed, length)].concat()
@@ -189,7 +189,7 @@ fn builtin() -> Vec<u8> {
         .into_bytes()
 }
 
-/// A Debian package with these files.
+/// Returns a Debian package with these files.
 fn package(files: &[(&str, Vec<u8>)]) -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::new());
     for (path, bytes) in files {
