@@ -45,7 +45,7 @@ pub mod name {
     /// The DSSE envelope with the manifest's signatures.
     pub const ENVELOPE: &str = "manifest.json.dsse";
     /// Artefacts that the manifest lists. Causes come before effects, because `verify` names the first that differs: the
-    /// command line follows the model, whose digest it holds.
+    /// command line, for example, holds the root hash of the model and comes after it.
     pub const ARTEFACTS: [&str; 8] = [KERNEL, INITRD, TDX, SNP, RUNTIME, MODEL, CMDLINE, SBOM];
 }
 
