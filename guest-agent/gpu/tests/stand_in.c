@@ -1,4 +1,8 @@
-/* Answers in place of libnvidia-ml.so.1, in the layout of nvml.h, as -DCC=, -DOLD, -DDEAF and -DCODE= say. It has no device. */
+/*
+ * A stand-in for libnvidia-ml.so.1 with the layouts of nvml.h. It reports two GPUs and needs none. -DCODE= is the result of
+ * nvmlInit, and -DCC= the state of confidential computing. -DOLD leaves out the calls for confidential computing. -DDEAF makes
+ * the first wait for an event fail.
+ */
 #include <string.h>
 #include <unistd.h>
 
@@ -58,7 +62,7 @@ int nvmlDeviceGetMemoryInfo_v2(void *device, memory_t *out) {
     out->used = (unsigned long long)(long)device << 30;
     return 0;
 }
-/* The second one's driver refuses, as one may in confidential computing. */
+/* Refused for the second GPU, as a driver may do in confidential computing. */
 int nvmlDeviceGetTemperature(void *device, int sensor, unsigned *out) {
     *out = 41;
     return sensor == 0 && device == (void *)1 ? 0 : 3;
@@ -68,7 +72,7 @@ int nvmlEventSetFree(void *set) { return 0; }
 int nvmlDeviceRegisterEvents(void *device, unsigned long long types, void *set) { return types == 8 ? 0 : 2; }
 int nvmlEventSetWait_v2(void *set, event_t *out, unsigned milliseconds) {
 #ifdef DEAF
-    /* Fails once. */
+    /* Only the first wait fails. */
     static int failed;
     if (!failed++) return 999;
 #endif

@@ -1,9 +1,12 @@
-// A stand-in for NVIDIA's driver, libcuda.so.1, over the emulator: as much of it as cudarc calls for this crate. It shows
-// that src/gpu.rs loads modules, passes arguments, orders what it starts and frees nothing too early. It is strict where
-// the real one is: what is started on a stream happens when somebody waits for it, arguments and host bytes are copied at
-// once, memory is garbage until it is written and again when it is freed, a module must be an ELF file for a GPU, and
-// threads without a context can neither allocate, fill nor free.
-// EMULATED_BYTES is how much memory it has; with EMULATED_FAULT=deaf nothing that should fill memory does.
+// A stand-in for NVIDIA's driver library, libcuda.so.1, over the emulator. It has the calls that cudarc makes for this
+// crate. Tests use it to show that src/gpu.rs loads modules, passes arguments, orders its operations and frees nothing too
+// early. It is as strict as the real driver:
+// - Work on a stream runs only when somebody waits for it; arguments and host bytes are copied at the call.
+// - Memory is garbage until it is written, and again after it is freed.
+// - A module must be an ELF file for a GPU.
+// - Threads without a context can neither allocate, fill nor free memory.
+// EMULATED_BYTES is the size of its memory, and EMULATED_MAJOR its major compute capability (9 if unset). With
+// EMULATED_FAULT=deaf, the kernel sm90_scrub_fill does nothing.
 #include <algorithm>
 #include <chrono>
 #include <cstdlib>
@@ -35,20 +38,20 @@ struct Function {
     std::string name;
 };
 
-// One queue is enough: this crate uses one stream, and streams that wait for each other's events are in order.
+// One queue serves all streams: this crate uses one, and streams that wait for each other's events run in order.
 static std::mutex mutex;
 static std::deque<std::function<void()>> queue;
 static std::map<u64, size_t> allocations;
-static size_t in_use;           // bytes, as of what was done: what is freed of a pool is held until it is trimmed
-static size_t idle;             // bytes of them that a pool holds
-static u64 freed_with_contents; // allocations that were not all zero when they were freed
-static std::set<u64> of_no_pool; // allocations without a stream
-static bool short_of_memory;    // the runtime library's last error
-static std::map<std::string, int> carveouts; // per cent of its multiprocessors' memory that blocks of a kernel share
-static int anything; // what handles point to that are never followed
+static size_t in_use;           // bytes; memory freed to the pool counts until the pool is trimmed
+static size_t idle;             // bytes of `in_use` that were freed to the pool
+static u64 freed_with_contents; // number of allocations that were not all zero when freed
+static std::set<u64> of_no_pool; // addresses from cuMemAlloc, which belong to no pool
+static bool short_of_memory;    // whether the runtime library's last error was out of memory
+static std::map<std::string, int> carveouts; // each kernel's preferred shared memory, in per cent of the maximum
+static int anything; // target of handles that are never dereferenced
 static u64 launches;
-static bool refusing; // to fill memory
-static thread_local void *current; // context
+static bool refusing; // whether cuMemsetD8Async fails
+static thread_local void *current; // the thread's context
 
 static void start(std::function<void()> work) {
     std::lock_guard<std::mutex> guard(mutex);
@@ -72,7 +75,7 @@ static Result finish() {
 
 static void nothing(u32, u32, u32, u32, u64, void **) {}
 
-// Memory goes, with or without something in it, and is garbage again.
+// Ends an allocation: counts it if it still had contents, and turns the memory into garbage.
 static void release(u64 address, bool pooled) {
     std::lock_guard<std::mutex> guard(mutex);
     const size_t bytes = allocations.at(address);
@@ -97,11 +100,11 @@ Result cuDeviceGetAttribute(int *value, int attribute, int) {
     const char *major = std::getenv("EMULATED_MAJOR");
     switch (attribute) {
     case 16: return *value = 2, ok;                               // multiprocessors
-    case 36: return *value = 1000000, ok;                         // kHz of the memory
-    case 37: return *value = 64, ok;                              // bits of its bus
-    case 75: return *value = major ? std::atoi(major) : 9, ok;    // compute capability
+    case 36: return *value = 1000000, ok;                         // memory clock in kHz
+    case 37: return *value = 64, ok;                              // memory bus width in bits
+    case 75: return *value = major ? std::atoi(major) : 9, ok;    // compute capability, major and minor
     case 76: return *value = 0, ok;
-    case 115: return *value = 1, ok;                              // memory pools
+    case 115: return *value = 1, ok;                              // supports memory pools
     default: return invalid_value;
     }
 }
@@ -128,7 +131,7 @@ Result cuEventElapsedTime_v2(float *milliseconds, void *begin, void *end) {
     return *milliseconds = std::chrono::duration<float, std::milli>(took).count(), ok;
 }
 Result cuEventElapsedTime(float *m, void *begin, void *end) { return cuEventElapsedTime_v2(m, begin, end); }
-// Whatever was recorded in it may still be to come.
+// Queued, because recording the event may still be in the queue.
 Result cuEventDestroy_v2(void *event) {
     start([=] { delete static_cast<Event *>(event); });
     return ok;
@@ -179,8 +182,8 @@ Result cuMemAlloc_v2(u64 *address, size_t bytes) {
     }
     return allocated;
 }
-// Waits for everything, but not where the memory is a pool's. That is freed as it is, and stays this program's, for whoever
-// was to write it still does.
+// Waits for all work first, unless the memory belongs to a pool. Such memory is released at once, but stays allocated on the
+// host, because queued work may still write to it.
 Result cuMemFree_v2(u64 address) {
     if (current == nullptr) {
         return invalid_context;
@@ -202,7 +205,7 @@ Result cuMemFree_v2(u64 address) {
     }
     return ok;
 }
-// Of the runtime library, which this one stands in for, too: it remembers its last error.
+// This library also stands in for the CUDA runtime library, which remembers its last error.
 int cudaMalloc(u64 *address, size_t bytes) {
     const Result allocated = cuMemAlloc_v2(address, bytes);
     return short_of_memory |= allocated == out_of_memory, allocated;
@@ -218,19 +221,19 @@ int cudaGetLastError() {
 Result cuMemAllocManaged(u64 *address, size_t bytes, u32) { return cuMemAlloc_v2(address, bytes); }
 Result cuMemHostAlloc(void **address, size_t bytes, u32) { return *address = std::malloc(bytes), ok; }
 Result cuMemFreeHost(void *address) { return std::free(address), ok; }
-// For the tests alone: whether it refuses from now on, and what was freed with something in it.
+// Only for tests: makes cuMemsetD8Async fail or work again, and returns the number of allocations freed with contents.
 void emulated_refuses(bool refuses) { refusing = refuses; }
 u64 emulated_freed_with_contents() { return finish(), freed_with_contents; }
 
 Result cuMemGetInfo_v2(size_t *free, size_t *total) { return *free = *total = size_t(1) << 30, ok; }
 Result cuDeviceGetDefaultMemPool(void **pool, int) { return *pool = &anything, ok; }
-// Of what waiting has left in it: nothing.
+// Gives back all that was freed by the work done so far, whatever size the caller asks to keep.
 Result cuMemPoolTrimTo(void *, size_t) {
     std::lock_guard<std::mutex> guard(mutex);
     in_use -= std::exchange(idle, 0);
     return ok;
 }
-Result cuMemPoolSetAttribute(void *, int attribute, void *) { return attribute == 4 ? ok : invalid_value; } // what it keeps
+Result cuMemPoolSetAttribute(void *, int attribute, void *) { return attribute == 4 ? ok : invalid_value; } // release threshold
 Result cuMemGetAddressRange_v2(u64 *base, size_t *size, u64 address) {
     std::lock_guard<std::mutex> guard(mutex);
     auto found = allocations.upper_bound(address);
@@ -273,7 +276,7 @@ Result cuMemsetD32Async(u64 to, u32 value, size_t words, void *) {
     return ok;
 }
 
-// The kernels are the emulator's, whatever the module holds; but it must be machine code for a GPU (e_machine 190).
+// Kernels always come from the emulator, but the module must be machine code for a GPU (e_machine 190, EM_CUDA).
 Result cuModuleLoadData(void **module, const void *image) {
     const u8 *const bytes = static_cast<const u8 *>(image);
     const bool cubin = std::memcmp(bytes, "\x7f" "ELF", 4) == 0 && bytes[18] == 190 && bytes[19] == 0;
@@ -282,7 +285,7 @@ Result cuModuleLoadData(void **module, const void *image) {
 Result cuModuleUnload(void *) { return ok; }
 Result cuModuleGetFunction(void **function, void *, const char *name) {
     const std::string kernel = name;
-    // Opened by whoever uses the driver, so not where everybody's symbols are: this library's own.
+    // The program opens this library with local scope, so the symbols must be looked up in this library.
     Dl_info info;
     dladdr(reinterpret_cast<void *>(&cuInit), &info);
     void *const here = dlopen(info.dli_fname, RTLD_NOW);
@@ -299,13 +302,13 @@ Result cuModuleGetFunction(void **function, void *, const char *name) {
     return ok;
 }
 Result cuFuncSetAttribute(void *function, int attribute, int value) {
-    if (attribute != 9 || value < -1 || value > 100) { // the preferred carveout
+    if (attribute != 9 || value < -1 || value > 100) { // preferred shared-memory carveout
         return invalid_value;
     }
     std::lock_guard<std::mutex> guard(mutex);
     return carveouts[static_cast<Function *>(function)->name] = value, ok;
 }
-// For the tests alone: -1 is the driver's own choice.
+// Only for tests: returns a kernel's preferred carveout; -1 is the driver's own choice.
 int emulated_carveout(const char *kernel) { return carveouts.count(kernel) ? carveouts.at(kernel) : -1; }
 Result cuLaunchKernel(void *function, u32 blocks, u32 y, u32 z, u32 threads, u32 ty, u32 tz, u32 shared, void *,
                       void **arguments, void **extra) {

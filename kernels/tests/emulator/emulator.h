@@ -1,11 +1,12 @@
-// Runs the kernels' own source on a processor, so that what they compute can be tested where there is no GPU.
+// Runs the source of the kernels on a CPU, so that their results can be tested without a GPU.
 //
-// Each thread of a block is a fiber; a fiber runs until it has to wait for the others, and `seed` decides who goes
-// first: a result that hangs on the order differs between seeds. Under ThreadSanitizer fibers are threads to it, which
-// only barriers order: it names races. Under AddressSanitizer device memory is heap memory, and every access outside
-// of a buffer, or of a block's shared memory, is named. Addresses that a GPU would refuse as misaligned end the process.
+// Each thread of a block is a fiber, which runs until it must wait for other threads. `seed` decides the order of the
+// fibers, so a result that depends on the order differs between seeds. ThreadSanitizer sees fibers as threads that are
+// ordered only by barriers and warp operations, and reports races. For AddressSanitizer, device memory is heap memory: it
+// reports every access outside of a buffer or of a block's shared memory. An address that a GPU would refuse as misaligned
+// aborts the process.
 //
-// Speed, caches and the order of memory beyond a barrier are not emulated.
+// Speed, caches and memory ordering other than by barriers are not emulated.
 #pragma once
 
 #include <cstdio>
@@ -23,7 +24,7 @@
 #include <sanitizer/common_interface_defs.h>
 #endif
 
-// The emulator's own bookkeeping goes on between fibers that nothing orders: not what ThreadSanitizer is to judge.
+// For the emulator's own bookkeeping: unordered fibers share it, and ThreadSanitizer must not report that as a race.
 #define UNWATCHED __attribute__((no_sanitize_thread, noinline))
 
 #define DEVICE static inline
@@ -43,16 +44,16 @@ struct Fiber {
     ucontext_t context;
     char *stack;
     State state;
-    u32 met, met_in_warp;                   // how many barriers, and meetings of the warp
-    u32 offered;                            // to the warp, and then the warp's answer
-    std::vector<std::vector<Copy>> groups;  // of asynchronous copies; the last is not committed yet
+    u32 met, met_in_warp;                   // numbers of barriers and of warp operations so far
+    u32 offered;                            // operand of the warp operation, then its result
+    std::vector<std::vector<Copy>> groups;  // asynchronous copies; the last group is not committed yet
     void *tsan;
     void *asan;
 };
 
 constexpr size_t STACK = 256 * 1024;
 
-// One launch runs at a time in one thread of the process.
+// Each thread of the process runs one launch at a time.
 inline thread_local std::vector<Fiber> *fibers;
 inline thread_local ucontext_t scheduler;
 inline thread_local void *scheduler_tsan;
@@ -64,8 +65,8 @@ inline thread_local bool copies_are_late;
 inline thread_local void *shared_memory;
 inline thread_local size_t shared_size;
 inline thread_local std::function<void()> body;
-// What meetings order, for ThreadSanitizer: the begin, the end, barriers, and those of each warp. Whoever is first at the
-// next barrier must not be taken for having been at this one, so barriers take turns.
+// Synchronisation points for ThreadSanitizer: the begin, the end, barriers, and the operations of each warp. Barriers
+// alternate between two, so that a fiber already at the next barrier does not count as ordered by this one.
 struct Meetings {
     char begin, end, barrier[2], warp[1024 / WARP][2];
 };
@@ -86,7 +87,7 @@ inline void aligned(const void *address) {
     }
 }
 
-// Back to the scheduler, until it goes on with this fiber.
+// Switches to the scheduler; returns when the scheduler resumes this fiber.
 UNWATCHED inline void wait(State state) {
     Fiber &self = (*fibers)[current];
     self.state = state;
@@ -142,7 +143,7 @@ UNWATCHED inline void resume(u32 index) {
 #endif
 }
 
-// Lets every fiber go on that can, in an order that the seed decides; returns whether any is left.
+// Resumes every fiber that is ready, in an order that the seed decides. Returns whether any fiber is left.
 UNWATCHED inline bool round(u64 &seed) {
     const u32 count = static_cast<u32>(fibers->size());
     seed = seed * 6364136223846793005u + 1442695040888963407u;
@@ -183,8 +184,9 @@ UNWATCHED inline bool round(u64 &seed) {
     return done != count;
 }
 
-// Garbage in every block: a GPU does not clear it either. Of exactly the size that was asked for, so that AddressSanitizer
-// knows its end; allocated by whoever comes first, except under ThreadSanitizer, which would take that for a race.
+// Returns the block's shared memory. It starts as garbage, because a GPU does not clear it either. The first caller
+// allocates it with the requested size, so that AddressSanitizer knows its end. Under ThreadSanitizer, which would report
+// that as a race, `run_block` allocates it.
 UNWATCHED inline void *shared(size_t bytes) {
     if (shared_memory == nullptr) {
         shared_memory = std::aligned_alloc(128, (bytes + 127) / 128 * 128);
@@ -251,7 +253,7 @@ inline void run(u32 blocks, u32 first, u32 some, u32 threads, u64 seed, const st
     }
 }
 
-// Calls a kernel with arguments as cuLaunchKernel takes them: the address of each.
+// Calls a kernel with arguments in the form of cuLaunchKernel: the address of each.
 template <typename... A, size_t... I>
 void call(void (*kernel)(A...), void **arguments, std::index_sequence<I...>) {
     kernel(*static_cast<A *>(arguments[I])...);
@@ -270,7 +272,7 @@ template <typename... A> u32 sizes(void (*)(A...), u32 *sizes) {
 
 } // namespace emulator
 
-// Makes a kernel callable by name from outside, and tells the sizes of its arguments, as a cubin does.
+// Exports a kernel and the sizes of its arguments under names that contain the kernel's name; a cubin has both, too.
 #define ENTRY(kernel)                                                                                                  \
     extern "C" void run_##kernel(u32 blocks, u32 first, u32 some, u32 threads, u64 seed, void **arguments) {           \
         emulator::launch(kernel, blocks, first, some, threads, seed, arguments);                                       \

@@ -1,17 +1,17 @@
-// Kernels with the mistakes that the emulator is there to find. Each takes the address of 32 words.
+// Kernels with mistakes that the emulator must find. Each takes the address of 32 words.
 #include "../../cuda/device.h"
 
-// Neighbours read what may not have been written yet.
+// Threads read words that other threads may not have written yet.
 KERNEL(64, 1) no_barrier(u32 *words) {
     SHARED(u32, shared, 64);
     shared[thread()] = words[thread() % 32];
     words[thread() % 32] = shared[(thread() + 32) % 64];
 }
 
-// One word further than there are.
+// Writes one word past the end of the buffer.
 KERNEL(32, 1) past_the_end(u32 *words) { words[thread() + 1] = 1; }
 
-// One word further than the block's shared memory.
+// Writes one word past the end of the block's shared memory.
 KERNEL(32, 1) past_the_end_of_shared_memory(u32 *words) {
     SHARED(u32, shared, 32);
     shared[thread() + 1] = words[thread()];
@@ -19,14 +19,14 @@ KERNEL(32, 1) past_the_end_of_shared_memory(u32 *words) {
     words[thread()] = shared[thread()];
 }
 
-// A vector where none can lie.
+// Stores a vector at a misaligned address.
 KERNEL(32, 1) misaligned(u32 *words) {
     if (thread() == 0) {
         store_once(reinterpret_cast<Vector *>(words + 1), {});
     }
 }
 
-// Half of the block waits for the other half, which is gone.
+// Half of the block waits at a barrier that the other half never reaches.
 KERNEL(64, 1) half_a_barrier(u32 *words) {
     if (thread() < 32) {
         barrier();
@@ -34,7 +34,7 @@ KERNEL(64, 1) half_a_barrier(u32 *words) {
     words[thread() % 32] = 0;
 }
 
-// Reads what has perhaps not arrived.
+// Reads the destination of asynchronous copies without waiting for them.
 KERNEL(32, 1) no_wait(u32 *words) {
     SHARED(Vector, shared, 8);
     if (thread() < 8) {

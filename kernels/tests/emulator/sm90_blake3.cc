@@ -1,4 +1,4 @@
-// The hashing kernels for the emulator.
+// Compiles the hashing kernels for the emulator.
 #include "../../cuda/sm90_blake3.cu"
 
 ENTRY(sm90_blake3_leaves)

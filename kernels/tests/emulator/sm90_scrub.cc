@@ -1,4 +1,4 @@
-// The scrubbing kernels for the emulator.
+// Compiles the scrubbing kernels for the emulator.
 #include "../../cuda/sm90_scrub.cu"
 
 ENTRY(sm90_scrub_fill)
