@@ -1,5 +1,6 @@
-// What makes the status page better than its own reloading: parts that changed are put in place, so that reading,
-// selecting and scrolling go on, and a daemon that does not answer is shown as such. Without it the page says the same.
+// Updates the status page in place instead of reloading it. Only parts that changed are replaced, so that reading, selecting
+// and scrolling are not disturbed, and the page shows when the daemon does not answer. Without scripts, the page shows the
+// same data and reloads itself.
 "use strict";
 (() => {
   const EVERY = 5000;
@@ -33,7 +34,7 @@
     }
     live.querySelector("time").replaceWith(fresh.querySelector("#live time"));
     document.title = fresh.title;
-    // Only what is new is read out.
+    // Screen readers announce each write to this element, so it is written only if the headline is new.
     const headline = fresh.getElementById("said").textContent;
     if (said.textContent !== headline) said.textContent = headline;
   };
