@@ -1,6 +1,7 @@
 #!/bin/busybox sh
-# PID 1 of the guest: sends what the firmware measured, what the TPM holds and what QEMU offered to the host, each as
-# a line "NAME LENGTH" with that many bytes behind it, and then ends the machine. "end" comes only if all went well.
+# PID 1 of the guest: sends to the host the firmware's event log, the TPM's PCRs, the files of QEMU's fw_cfg device and the
+# SMBIOS tables, then powers the machine off. Each item is a line "NAME LENGTH", followed by that many bytes. The last one,
+# "end", is sent only if nothing failed.
 set -e
 b=/bin/busybox
 trap '$b poweroff -f' EXIT
@@ -10,7 +11,7 @@ $b mount -t securityfs security /sys/kernel/security
 $b insmod /qemu_fw_cfg.ko.xz
 for port in /dev/vport*; do exec 3> "$port"; done
 
-# Files of the kernel do not say how long they are.
+# send NAME FILE: sends a file. It is copied first, because files of the kernel do not state their length.
 send() {
     $b cat "$2" > /file
     echo "$1 $($b stat -c %s /file)" >&3
@@ -27,7 +28,7 @@ send names /names
 for name in etc/table-loader etc/acpi/rsdp etc/acpi/tables etc/tpm/log bootorder; do
     send "$name" "by_name/$name/raw"
 done
-# In a machine with the port of a GPU alone.
+# Exists only in a machine with a port for a GPU.
 name=opt/ovmf/X-PciMmio64Mb
 if $b test -e "by_name/$name/raw"; then send "$name" "by_name/$name/raw"; fi
 send smbios /sys/firmware/dmi/tables/DMI

@@ -1,9 +1,9 @@
-"""NVIDIA's own verifier on a report, a chain and a reference manifest in both places, without asking its OCSP service.
+"""Runs NVIDIA's own verifier on a report, a certificate chain and a reference manifest, without asking the OCSP service.
 
     peer.py REPORT CHAIN MANIFEST
 
-Each line of standard input is a number: as many verdicts are made, and the seconds that they took are printed. Needs
-nv-local-gpu-verifier 2.7.3.
+The manifest serves as both the driver's and the VBIOS's. Each line of standard input is a number of verdicts to make; the
+seconds that they took are printed. Needs nv-local-gpu-verifier 2.7.3.
 """
 
 import logging
@@ -23,7 +23,7 @@ logging.disable(logging.CRITICAL)
 
 
 def judge_report(report, chain, settings):
-    """The GPU's chain up to NVIDIA's root, its firmware's digest, nonce, versions and signature."""
+    """Verifies the GPU's chain up to NVIDIA's root, and the report's firmware digest, nonce, versions and signature."""
     parsed = AttestationReport(report, settings)
     opaque = parsed.get_response_message().get_opaque_data()
     certificates = GpuCertificateChains.extract_cert_chain(chain)
@@ -37,7 +37,7 @@ def judge_report(report, chain, settings):
 
 
 def judge_manifest(name, content, settings):
-    """A manifest's schema, chain and signature: `RIM.verify` without its question to the OCSP service."""
+    """Verifies a manifest's schema, chain and signature, as `RIM.verify` does, but without asking the OCSP service."""
     rim = RIM(rim_name=name, settings=settings, content=content)
     assert rim.validate_schema(), "the manifest's schema does not fit"
     chain = rim.extract_certificates()

@@ -15,25 +15,25 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[2]
-# The one place where the instructions stand.
+# The client's own instructions, so that there is only one copy of them.
 INSTRUCTIONS = REPOSITORY / "measurements/client/src/messenger/prompts/translate.txt"
 SENTENCES = HERE.parent / "sentences.tsv"
 SOURCE = "en"
 NAMES = {"fr": "French", "de": "German", "es": "Spanish", "ru": "Russian"}
-# Several times what any of these sentences takes; a model that goes on and on is stopped there.
+# Several times what any of these sentences needs; it stops a model that does not end its answer.
 MOST_TOKENS = 200
-# For one answer, in seconds.
+# Time limit for one answer, in seconds.
 TIMEOUT = 600
 
 
 def sentences(count):
-    """The sentences, a list for every language."""
+    """Returns the first `count` sentences, or all of them, as a list for each language."""
     head, *rows = [line.split("\t") for line in SENTENCES.read_text(encoding="utf-8").splitlines()]
     return {language: [row[column] for row in rows[:count]] for column, language in enumerate(head)}
 
 
 def request(model, language, text):
-    """Body of the documented request."""
+    """Returns the body of the documented request."""
     told = INSTRUCTIONS.read_text(encoding="utf-8").rstrip()
     told = told.replace("{from}", "").replace("{to}", NAMES[language])
     return {
@@ -45,10 +45,10 @@ def request(model, language, text):
 
 
 def ask(base_url, key, body):
-    """The answer, whether it was cut at the limit, and its tokens."""
+    """Returns the answer, whether it was cut at the limit, and its number of tokens."""
     headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
     asked = urllib.request.Request(f"{base_url}/chat/completions", json.dumps(body).encode(), headers)
-    # Past any proxy: the endpoint is on this machine.
+    # Without a proxy, because the endpoint is on this machine.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(asked, timeout=TIMEOUT) as answer:
@@ -66,7 +66,7 @@ def ask(base_url, key, body):
 
 
 def evaluate(options, base_url, key):
-    """Translations into every language, with scores."""
+    """Returns the translations into every chosen language, with their scores."""
     from sacrebleu.metrics import BLEU, CHRF
 
     bleu, chrf = BLEU(), CHRF()
@@ -101,7 +101,7 @@ def evaluate(options, base_url, key):
 
 
 def table(report):
-    """For people."""
+    """Yields the lines of the report as text."""
     yield f"{report['model']}: {report['sentences']} sentences from English"
     yield f"{'into':<10} {'chrF':>6} {'BLEU':>6} {'cut':>4} {'tokens':>7} {'seconds':>8}"
     for language, row in report["languages"].items():

@@ -1,14 +1,14 @@
-// What an application that knows OpenAI's API expects, asked with the official client for Node.
+// Checks with OpenAI's official client for Node that the endpoint behaves as applications expect.
 //
-// The model recites the alphabet: at a temperature of zero it says "abcdef...", one token per letter, and a token's
-// identifier is its byte. OPENAI_BASE_URL and OPENAI_API_KEY name the endpoint; the argument is the model.
+// The model recites the alphabet: at a temperature of zero it answers "abcdef...", one token per letter, and the ID of a
+// token is its byte. OPENAI_BASE_URL and OPENAI_API_KEY name the endpoint; the argument is the model.
 
 import assert from "node:assert/strict";
 import OpenAI from "openai";
 
 const MODEL = process.argv[2];
 const HI = [{ role: "user", content: "Hi" }];
-// Of a grammar's tokens the model wants all alike; white space would go on for ever.
+// The model prefers none of the tokens that a grammar allows. Without this bias it could emit white space for ever.
 const NO_SPACE = { 9: -100, 10: -100, 13: -100, 32: -100 };
 const WEATHER = {
   type: "function",
@@ -65,7 +65,7 @@ const checks = {
     const told = chunks.map((chunk) => chunk.choices[0]?.delta.content ?? "").join("");
     assert.deepEqual([told, chunks.at(-2).choices[0].finish_reason], ["abcd", "length"]);
     assert.deepEqual([chunks.at(-1).choices, chunks.at(-1).usage.completion_tokens], [[], 4]);
-    // The client's own reading of a stream.
+    // The client's helper assembles a stream by itself.
     const whole = await client.chat.completions
       .stream({ model: MODEL, messages: HI, max_completion_tokens: 4, temperature: 0 })
       .finalContent();

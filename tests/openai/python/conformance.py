@@ -1,7 +1,7 @@
-"""What an application that knows OpenAI's API expects, asked with the official Python client.
+"""Checks with OpenAI's official Python client that the endpoint behaves as applications expect.
 
-The model recites the alphabet: at a temperature of zero it says "abcdef...", one token per letter, and a token's
-identifier is its byte. OPENAI_BASE_URL and OPENAI_API_KEY name the endpoint; the argument is the model.
+The model recites the alphabet: at a temperature of zero it answers "abcdef...", one token per letter, and the ID of a
+token is its byte. OPENAI_BASE_URL and OPENAI_API_KEY name the endpoint; the argument is the model.
 """
 
 import json
@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 MODEL = sys.argv[1]
 HI = [{"role": "user", "content": "Hi"}]
-# Of a grammar's tokens the model wants all alike; white space would go on for ever.
+# The model prefers none of the tokens that a grammar allows. Without this bias it could emit white space for ever.
 NO_SPACE = {"9": -100, "10": -100, "13": -100, "32": -100}
 WEATHER = {
     "type": "function",
@@ -121,7 +121,7 @@ def biases_and_penalties():
     assert plain[26] == "a", plain
     for penalty in ["frequency_penalty", "presence_penalty"]:
         assert text(chat(max_completion_tokens=27, **{penalty: 2}))[26:27] != "a", penalty
-    # What sampling has beyond OpenAI's names.
+    # Sampling parameters that OpenAI's API does not have.
     only = {"top_k": 1, "min_p": 0.5, "repetition_penalty": 1.0}
     assert text(chat(temperature=1, extra_body=only)) == "abcd"
 
@@ -136,7 +136,7 @@ def json_answers():
         word: Literal["abc"]
         sure: Literal[True]
 
-    # A schema holds at every temperature.
+    # The answer fits the schema at every temperature.
     for temperature in [0, 1.5]:
         answer = client.chat.completions.parse(
             model=MODEL, messages=HI, response_format=Answer, temperature=temperature, seed=1,
@@ -157,7 +157,7 @@ def tools():
         assert answer.choices[0].finish_reason == "tool_calls" and message.content is None, answer
         (call,) = message.tool_calls
         assert (call.function.name, json.loads(call.function.arguments)) == ("weather", {"city": "Kyiv"})
-    # The client's own message goes back, with the tool's answer.
+    # The client's message object is sent back unchanged, with the tool's answer.
     followed = chat([*HI, message, {"role": "tool", "tool_call_id": call.id, "content": "sunny"}], tools=[WEATHER])
     assert text(followed) == "abcd" and followed.usage.prompt_tokens > answer.usage.prompt_tokens
     assert text(chat(tools=[WEATHER], tool_choice="none")) == "abcd"
@@ -174,7 +174,7 @@ def roles_and_parts():
     assert chat([{"role": "developer", "content": parts}, *HI]).usage.prompt_tokens == plain
     harmless = {"user": "u", "metadata": {"a": "b"}, "store": False, "service_tier": "auto"}
     assert text(chat(**harmless)) == "abcd"
-    # A field of ours; the endpoint has one for itself.
+    # `padding` is not a field of OpenAI's; `cocoon connect` replaces it with its own.
     assert text(chat(extra_body={"padding": "mine"})) == "abcd"
 
 

@@ -1,6 +1,6 @@
-// One answer of llama.cpp, through node-llama-cpp, timed: `llama.mjs MODEL PROMPT TOKENS THREADS`, where MODEL is a GGUF
-// file and PROMPT a text file. The prompt stands in the turns of the model's own template, as everywhere here. Prints
-// one line of JSON.
+// Times one answer of llama.cpp, through node-llama-cpp: `llama.mjs MODEL PROMPT TOKENS THREADS`, where MODEL is a GGUF file
+// and PROMPT a text file. As with the other engines, the prompt is formatted by the model's own chat template. Prints one line
+// of JSON.
 
 import { readFileSync } from "node:fs";
 import { performance } from "node:perf_hooks";
@@ -11,7 +11,7 @@ const llama = await getLlama({ gpu: false, build: "never", skipDownload: true, m
 const loaded = await llama.loadModel({ modelPath: model });
 const context = await loaded.createContext({ contextSize: 2048, batchSize: 512, threads: Number(threads) });
 
-// What the template of SmolLM2 makes of one message.
+// Formats one message as the chat template of SmolLM2 does.
 const SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face";
 const turn = (text) =>
   loaded.tokenize(

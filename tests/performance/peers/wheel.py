@@ -1,4 +1,4 @@
-"""One answer of the Python wheel `mistralrs`, timed: `wheel.py MODEL PROMPT TOKENS`, where MODEL is a GGUF file and
+"""Times one answer of the Python wheel `mistralrs`: `wheel.py MODEL PROMPT TOKENS`, where MODEL is a GGUF file and
 PROMPT a text file. Prints one line of JSON."""
 
 import json
@@ -14,7 +14,7 @@ runner = Runner(which=Which.GGUF(quantized_model_id=folder, quantized_filename=f
 
 
 def answer(text, tokens):
-    """Seconds to each piece of the answer, and the last chunk's usage."""
+    """Returns the seconds until each chunk of the answer, and the usage that the last chunks report."""
     request = ChatCompletionRequest(
         messages=[{"role": "user", "content": text}],
         model="default",
