@@ -1,16 +1,16 @@
-// Where a block finds its piece of work in a list of ranges.
+// Finds the range that a block's tile belongs to.
 #pragma once
 #include "device.h"
 
-// `length` bytes at `address`; the tiles of all ranges are numbered through, and `first_tile` is this one's first.
-// Layout shared with ranges.rs.
+// `length` bytes at `address`. Tiles are numbered consecutively over all ranges; `first_tile` is the number of this range's
+// first tile. Layout shared with ranges.rs.
 struct Range {
     u64 address;
     u64 length;
     u64 first_tile;
 };
 
-// The last of `count` (at least 1) entries whose first number is not above `wanted`, where `first(i)` rises with i.
+// Returns the last index below `count` (at least 1) with `first(i) <= wanted`, where `first(i)` increases with i.
 template <typename First> DEVICE u32 last_not_above(u32 count, u64 wanted, First first) {
     u32 low = 0, high = count;
     while (high - low > 1) {

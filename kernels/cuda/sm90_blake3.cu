@@ -1,32 +1,32 @@
-// Standard BLAKE3 (hash mode, 32 bytes) of messages that lie in device memory.
+// Standard BLAKE3 (hash mode, 32 bytes) of messages in device memory.
 //
-// A tile is 128 chunks of 1024 bytes of one message, which are a complete subtree of BLAKE3's tree unless they are its
-// last: a block hashes a tile, one thread a chunk, and joins the 128 chaining values to one. `sm90_blake3_join` then
-// joins up to 256 of a message's values at a time, until one is left. Joining neighbours and letting an odd last one
-// pass, level by level, makes the tree of the specification: its left subtrees are the largest complete ones.
+// A tile is 128 chunks of 1024 bytes of one message. All tiles but the last are complete subtrees of BLAKE3's tree. A block
+// hashes a tile, one chunk per thread, and joins the 128 chaining values to one. `sm90_blake3_join` then joins up to 256 of
+// a message's values at a time, until one is left. Each level joins neighbours and passes on an odd last value. This gives
+// the tree of the specification, whose left subtrees are the largest complete ones.
 #include "ranges.h"
 
 constexpr u32 CHUNK = 1024;
 constexpr u32 BLOCK = 64;
-constexpr u32 CHUNKS = 128;           // of a tile; the threads of sm90_blake3_leaves
-constexpr u32 NODES = 256;            // joined by one block of sm90_blake3_join, which has half as many threads
-constexpr u32 STAGE = 128;            // bytes of each chunk that are fetched at once
-constexpr u32 ROW = STAGE + VECTOR;   // a step of 36 banks: eight rows read at once touch all banks once
+constexpr u32 CHUNKS = 128;           // per tile, and threads of sm90_blake3_leaves
+constexpr u32 NODES = 256;            // values joined by one block of sm90_blake3_join, which has half as many threads
+constexpr u32 STAGE = 128;            // bytes of each chunk that are fetched at a time
+constexpr u32 ROW = STAGE + VECTOR;   // a stride of 36 banks, so that eight rows read at once use each bank once
 constexpr u32 ROW_VECTORS = ROW / VECTOR;
 
 constexpr u32 CHUNK_START = 1, CHUNK_END = 2, PARENT = 4, ROOT = 8;
 
-// A chaining value, or a root, which has the bytes of its words in little-endian order.
+// A chaining value, or a root hash, whose bytes are its words in little-endian order.
 struct alignas(16) Value {
     u32 word[8];
 };
 
-// Values of one message that are still to be joined. Layout shared with sm90_blake3/tree.rs.
+// Values of one message that remain to be joined. Layout shared with sm90_blake3/tree.rs.
 struct Branch {
-    u64 first_value; // in `from`
+    u64 first_value; // index in `from`
     u64 values;      // at least 2
-    u64 first_group; // numbers of groups of NODES go through all branches
-    u64 message;     // where the root goes when one group holds all values
+    u64 first_group; // number of its first group; groups of NODES values are numbered over all branches
+    u64 message;     // index of the root in `roots`, if one group holds all values
 };
 
 DEVICE Value start() {
@@ -95,8 +95,8 @@ DEVICE Value join(const Value &left, const Value &right, u32 flags) {
     return compress(start(), message, 0, BLOCK, PARENT | flags);
 }
 
-// Joins the first `count` of `values` (at most two for each thread) until one is left, in the first place: neighbours,
-// level by level. `whole` says that they are all of a message, so that the last join makes its root.
+// Joins the first `count` of `values` (at most two per thread) level by level, until one is left in the first place.
+// `whole` means that they are all values of a message, so that the last join makes its root.
 DEVICE void join_all(Value *values, u32 count, bool whole) {
     while (count > 1) {
         const u32 pairs = count / 2, left = count - pairs;
@@ -115,12 +115,12 @@ DEVICE void join_all(Value *values, u32 count, bool whole) {
     }
 }
 
-// The VECTOR bytes at `at` of the `bytes` at `address`, and zeros where there are none.
+// Returns VECTOR bytes from offset `at` of the `bytes` bytes at `address`, filled up with zeros beyond their end.
 DEVICE Vector gather(u64 address, u32 bytes, u32 at) {
     const u64 first = (address + at) & ~u64(3), end = (address + at + VECTOR + 3) & ~u64(3);
     Vector v = {};
     if (first >= address && end <= address + bytes) {
-        // Whole words around them, of which each pair holds one word that is wanted.
+        // Reads the aligned words around them; each pair of neighbours contains one word of the result.
         const u32 *const words = reinterpret_cast<const u32 *>(first);
         const u32 shift = static_cast<u32>(address + at) % 4 * 8;
         u32 low = words[0];
@@ -141,7 +141,7 @@ DEVICE Vector gather(u64 address, u32 bytes, u32 at) {
     return v;
 }
 
-// Brings STAGE bytes of each chunk of a tile to its row: neighbouring threads fetch neighbouring vectors.
+// Fetches STAGE bytes of each chunk of a tile to the chunk's row; neighbouring threads fetch neighbouring vectors.
 DEVICE void fetch(Vector *rows, u64 address, u32 bytes, u32 stage) {
     constexpr u32 COLUMNS = STAGE / VECTOR;
     const bool aligned = address % VECTOR == 0;
@@ -169,7 +169,7 @@ DEVICE void fetch(Vector *rows, u64 address, u32 bytes, u32 stage) {
     }
 }
 
-// Hashes every tile of the messages: the root of a message of one tile to `roots`, else the tile's value to `values`.
+// Hashes every tile of the messages. Writes the root of a message of one tile to `roots`, or else the tile's value to `values`.
 KERNEL(CHUNKS, 6) sm90_blake3_leaves(const Range *messages, u32 count, u64 tiles, Value *values, Value *roots) {
     SHARED(Vector, rows, 2 * CHUNKS * ROW_VECTORS);
     for (u64 tile = block(); tile < tiles; tile += blocks()) {
@@ -182,7 +182,7 @@ KERNEL(CHUNKS, 6) sm90_blake3_leaves(const Range *messages, u32 count, u64 tiles
         const u32 chunks = bytes == 0 ? 1 : (bytes + CHUNK - 1) / CHUNK;
         const u32 stages = chunks > 1 ? CHUNK / STAGE : bytes == 0 ? 1 : (bytes + STAGE - 1) / STAGE;
 
-        // This thread's chunk: how many bytes, in how many blocks.
+        // This thread's chunk: its number of bytes, and the index of its last block.
         const bool busy = thread() < chunks;
         const u32 mine = busy ? static_cast<u32>(lower(bytes - thread() * CHUNK, CHUNK)) : 0;
         const u32 last = mine == 0 ? 0 : (mine - 1) / BLOCK;
@@ -194,7 +194,7 @@ KERNEL(CHUNKS, 6) sm90_blake3_leaves(const Range *messages, u32 count, u64 tiles
             if (stage + 1 < stages) {
                 fetch(rows + (stage + 1) % 2 * (CHUNKS * ROW_VECTORS), address, bytes, stage + 1);
             }
-            // Empty after the last fetch, so that the group before it is always the one that is awaited.
+            // The group is empty after the last fetch, so that `arrived<1>` always waits for the group of this stage.
             commit();
             arrived<1>();
             barrier();
@@ -218,7 +218,7 @@ KERNEL(CHUNKS, 6) sm90_blake3_leaves(const Range *messages, u32 count, u64 tiles
                     value = compress(value, words, offset / CHUNK + thread(), length, flags);
                 }
             }
-            // The next turn fetches into the rows that were read here.
+            // The next iteration fetches into the rows that were read here.
             barrier();
         }
         Value *const nodes = reinterpret_cast<Value *>(rows);
@@ -234,7 +234,7 @@ KERNEL(CHUNKS, 6) sm90_blake3_leaves(const Range *messages, u32 count, u64 tiles
     }
 }
 
-// Joins groups of at most NODES values of `from`: the root of a message to `roots`, else the group's value to `to`.
+// Joins groups of at most NODES values of `from`. Writes the root of a message to `roots`, or else the group's value to `to`.
 KERNEL(NODES / 2, 8) sm90_blake3_join(const Branch *branches, u32 count, u64 groups, const Value *from, Value *to, Value *roots) {
     SHARED(Value, nodes, NODES);
     for (u64 group = block(); group < groups; group += blocks()) {

@@ -1,7 +1,7 @@
 // Fills device memory, and counts the bytes in it that are not zero.
 //
-// Both kernels walk the same tiles: TILE bytes between addresses that are multiples of 128, so that all but the ends of
-// a range are whole vectors, whatever its start. Blocks take tiles in turns.
+// Both kernels use the same tiles: TILE bytes between addresses that are multiples of 128, so that a range consists of whole
+// vectors except for its ends, whatever its start. Tiles are dealt out to blocks in turn.
 #include "ranges.h"
 
 constexpr u32 THREADS = 256;
@@ -27,7 +27,7 @@ DEVICE Piece piece(const Range *ranges, u32 count, u64 tile) {
     return p;
 }
 
-// The address of this thread's byte of the at most 2 * (VECTOR - 1) beside the vectors, or 0.
+// Returns the address of this thread's byte among the at most 2 * (VECTOR - 1) bytes beside the vectors, or 0 if it has none.
 DEVICE u64 odd_byte(const Piece &p) {
     const u64 head = p.body - p.from, index = thread();
     if (index < head) {
@@ -36,7 +36,7 @@ DEVICE u64 odd_byte(const Piece &p) {
     return index - head < p.to - p.end ? p.end + (index - head) : 0;
 }
 
-// Writes `pattern`, one byte four times over, to every byte of the ranges.
+// Fills the ranges with `pattern`, which is one byte repeated four times.
 KERNEL(THREADS, 8) sm90_scrub_fill(const Range *ranges, u32 count, u64 tiles, u32 pattern) {
     const Vector v = {{pattern, pattern, pattern, pattern}};
     for (u64 tile = block(); tile < tiles; tile += blocks()) {
@@ -59,7 +59,7 @@ KERNEL(THREADS, 8) sm90_scrub_fill(const Range *ranges, u32 count, u64 tiles, u3
     }
 }
 
-// How many of a word's four bytes are not zero: the carry out of seven bits, or the eighth itself, marks each.
+// Returns how many of a word's four bytes are not zero. The carry out of its low seven bits, or its top bit, marks such a byte.
 DEVICE u32 dirty_bytes(u32 word) {
     return ones((((word & 0x7f7f7f7fu) + 0x7f7f7f7fu) | word) & 0x80808080u);
 }
@@ -70,8 +70,8 @@ DEVICE u32 dirty_bytes(const Vector &v) {
 
 DEVICE u32 any_bit(const Vector &v) { return v.word[0] | v.word[1] | v.word[2] | v.word[3]; }
 
-// Adds to `dirty[range]` the bytes of that range that are not zero, and to `examined` all bytes that were looked at:
-// a pass that did not take place cannot be taken for one that found nothing.
+// Adds the number of non-zero bytes of each range to `dirty[range]`, and the number of all bytes read to `examined`. A pass
+// that did not take place can therefore not be mistaken for one that found nothing.
 KERNEL(THREADS, 4) sm90_scrub_count(const Range *ranges, u32 count, u64 tiles, u64 *dirty, u64 *examined) {
     u64 seen = 0;
     for (u64 tile = block(); tile < tiles; tile += blocks()) {
@@ -111,7 +111,7 @@ KERNEL(THREADS, 4) sm90_scrub_count(const Range *ranges, u32 count, u64 tiles, u
             looked += 1;
         }
         seen += looked;
-        // Every thread of the block is on the same tile, so whole warps come here.
+        // All threads of the block work on the same tile, so whole warps get here.
         if (any_in_warp(found != 0)) {
             const u32 sum = sum_in_warp(found);
             if (thread() % WARP == 0) {
@@ -119,7 +119,7 @@ KERNEL(THREADS, 4) sm90_scrub_count(const Range *ranges, u32 count, u64 tiles, u
             }
         }
     }
-    // One addition for each warp; a thread sees less than 2^48 bytes, so that neither half of the sum overflows.
+    // One addition per warp. A thread reads less than 2^48 bytes, so neither half of the sum overflows.
     const u32 low = sum_in_warp(static_cast<u32>(seen & 0xffffff)), high = sum_in_warp(static_cast<u32>(seen >> 24));
     if (thread() % WARP == 0) {
         add(examined, (static_cast<u64>(high) << 24) + low);
