@@ -30,6 +30,10 @@ static BYTES: LazyLock<Vec<u8>> = LazyLock::new(|| reference().to_json());
 /// Memory in bytes, beyond a multiple of the input, that parsing JSON may hold at once.
 const READ: usize = 64 << 10;
 
+/// The multiple for TOML: each dot of a key is a table, and the library's smallest table takes about this many bytes. It
+/// accepts 80 levels per key, but as many keys as the text holds, so that memory grows with the text.
+const TOML: usize = 1280;
+
 /// Parses foreign bytes as a manifest. It is refused, because it is neither signed nor pinned.
 pub fn manifest(data: &[u8]) {
     let parsed = bounded(READ + 64 * data.len(), || Manifest::parse(data));
@@ -187,7 +191,7 @@ pub fn policy_applied(data: &[u8]) {
 fn stored_policy(data: &[u8]) -> Option<Policy> {
     // The client reads at most this much of a stored policy.
     let text = std::str::from_utf8(data.get(..data.len().min(16 << 10))?).ok()?;
-    bounded(READ + 512 * text.len(), || toml::from_str(text)).ok()
+    bounded(READ + TOML * text.len(), || toml::from_str(text)).ok()
 }
 
 fn signer() -> ManifestTrust {
