@@ -149,7 +149,9 @@ fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
     std::fs::File::open(path)
         .and_then(|file| file.take(MAX_PEM + 1).read_to_end(&mut bytes))
         .and_then(|length| match length as u64 > MAX_PEM {
-            true => Err(io::ErrorKind::FileTooLarge.into()),
+            true => Err(io::Error::other(format!(
+                "it has more than {MAX_PEM} bytes: name a file with nothing but certificates or a key in PEM"
+            ))),
             false => Ok(()),
         })
         .map_err(|source| TlsError::Read {
@@ -225,7 +227,10 @@ mod tests {
         let refused = acceptor(&files).err().unwrap();
         assert_eq!(
             crate::text::chain(&refused),
-            format!("cannot read {certificate:?}: file too large")
+            format!(
+                "cannot read {certificate:?}: it has more than 1048576 bytes: name a file with nothing but certificates or a \
+                 key in PEM"
+            )
         );
     }
 }

@@ -9,10 +9,9 @@
 use std::alloc::{self, Layout};
 use std::cell::Cell;
 use std::ffi::c_void;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::LazyLock;
-use std::time::SystemTime;
 
 use cocoon_kernels::device::{Argument, Device, DeviceError, Kernel, Memory};
 
@@ -130,29 +129,20 @@ impl Emulated {
     }
 }
 
-/// Identifies this process among all that ever compiled into the folder: process identifiers come again, and a library of
-/// an earlier process may be of other sources.
-static THIS_PROCESS: LazyLock<String> = LazyLock::new(|| {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    format!(
-        "{}-{}",
-        std::process::id(),
-        since.unwrap_or_default().as_nanos()
-    )
-});
-
-/// Compiles into a file of this process, because other test processes compile at the same time.
+/// Compiles into a file that is named by everything it is made of, so that an unchanged one is compiled once.
 fn compiled(source: &str, sanitizer: Sanitizer) -> PathBuf {
-    let emulator = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/emulator");
+    let kernels = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let emulator = kernels.join("tests/emulator");
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let name = format!("{source}-{}-{}", sanitizer.name(), *THIS_PROCESS);
+    let sources = digest(&[kernels.join("cuda"), emulator.clone()]);
+    let name = format!("{source}-{}-{sources}", sanitizer.name());
     let output = folder.join(format!("{name}.so"));
     if output.exists() {
         return output;
     }
-    // Other threads of this process may compile it, too. The last one to finish renames its file.
+    // Other threads and processes may compile it, too. The last one to finish renames its file.
     let thread = format!("{:?}", std::thread::current().id()).replace(['(', ')'], "");
-    let unfinished = folder.join(format!("{name}-{thread}"));
+    let unfinished = folder.join(format!("{name}-{}-{thread}", std::process::id()));
     let mut compiler = Command::new("g++");
     compiler
         .args(["-std=c++17", "-O2", "-g", "-fPIC", "-shared"])
@@ -175,8 +165,29 @@ fn compiled(source: &str, sanitizer: Sanitizer) -> PathBuf {
         "g++ {source}.cc: {}",
         String::from_utf8_lossy(&compiled.stderr)
     );
-    std::fs::rename(&unfinished, &output).expect("in the same folder");
+    fs::rename(&unfinished, &output).expect("in the same folder");
     output
+}
+
+/// Digest of all files in `folders`, and of this file, which holds the compiler's options.
+fn digest(folders: &[PathBuf]) -> String {
+    let listed = folders
+        .iter()
+        .map(|folder| fs::read_dir(folder).expect("a folder"));
+    let mut files: Vec<PathBuf> = listed
+        .flatten()
+        .map(|file| file.expect("listed").path())
+        .collect();
+    files.sort();
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(include_bytes!("mod.rs"));
+    for file in files {
+        let bytes = fs::read(&file).expect("a file");
+        hasher
+            .update(&(bytes.len() as u64).to_le_bytes())
+            .update(&bytes);
+    }
+    hasher.finalize().to_hex()[..16].to_owned()
 }
 
 type Entry = unsafe extern "C" fn(u32, u32, u32, u32, u64, *mut *mut c_void);
