@@ -1,10 +1,12 @@
 //! Targets for manifests, their signature envelopes, the operator's configuration and the verifier's policy.
 
+use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use cocoon_measurements::appraise::appraise;
 use cocoon_measurements::manifest::{
-    ManifestRefusal, ManifestTrust, PAYLOAD_TYPE, SignError, add_signature, public_key, sign, trust,
+    MANIFEST_SUBJECT, ManifestRefusal, ManifestTrust, PAYLOAD_TYPE, SignError, add_signature,
+    public_key, sign, trust,
 };
 use cocoon_measurements::policy::Policy;
 use cocoon_measurements::tdx::tcb::TcbStatus;
@@ -14,6 +16,7 @@ use cocoon_protocol::bytes::{Blob, Hex32};
 use cocoon_protocol::config::{MAX_CONFIG_LEN, OperatorConfig};
 use cocoon_protocol::manifest::{MAX_MANIFEST_LIFE, Manifest};
 use ed25519_dalek::{Signer as _, SigningKey};
+use serde::Deserialize;
 use serde_json::json;
 
 use crate::memory::bounded;
@@ -33,6 +36,24 @@ const READ: usize = 64 << 10;
 /// The multiple for TOML: each dot of a key is a table, and the library's smallest table takes about this many bytes. It
 /// accepts 80 levels per key, but as many keys as the text holds, so that memory grows with the text.
 const TOML: usize = 1280;
+
+/// What the targets read of an envelope.
+#[derive(Deserialize)]
+struct Envelope {
+    payload: Blob,
+}
+
+/// What the targets read of an in-toto statement.
+#[derive(Deserialize)]
+struct Statement {
+    subject: Vec<Subject>,
+}
+
+#[derive(Deserialize)]
+struct Subject {
+    name: String,
+    digest: BTreeMap<String, String>,
+}
 
 /// Parses foreign bytes as a manifest. It is refused, because it is neither signed nor pinned.
 pub fn manifest(data: &[u8]) {
@@ -89,10 +110,10 @@ pub fn envelope(data: &[u8]) {
         trust(&BYTES, Some(data), &signer(), NOW)
     });
     if trusted.is_ok() {
-        let good: serde_json::Value = made(serde_json::from_slice(&made(sign(&BYTES, &SIGNER))));
-        let found: serde_json::Value = made(serde_json::from_slice(data));
+        let good: Envelope = made(serde_json::from_slice(&made(sign(&BYTES, &SIGNER))));
+        let found: Envelope = made(serde_json::from_slice(data));
         assert_eq!(
-            found["payload"], good["payload"],
+            found.payload.0, good.payload.0,
             "a foreign statement counts"
         );
     }
@@ -130,10 +151,12 @@ pub fn envelope_signed(data: &[u8]) {
     });
     match trusted {
         Ok(trusted) => {
-            // Encoded again, because JSON can write the same digits in other ways.
-            let said: serde_json::Value = made(serde_json::from_slice(data));
-            let named = trusted.id().to_string();
-            assert!(said.to_string().contains(&named), "about another manifest");
+            let said: Statement = made(serde_json::from_str(made(str::from_utf8(data))));
+            let about = |subject: &Subject| {
+                let digest = subject.digest.get("sha256").map(|digest| digest.parse());
+                subject.name == MANIFEST_SUBJECT && digest == Some(Ok(trusted.id()))
+            };
+            assert!(said.subject.iter().any(about), "about another manifest");
         }
         Err(
             ManifestRefusal::Envelope { .. }

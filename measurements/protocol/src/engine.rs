@@ -5,6 +5,7 @@
 
 mod calls;
 mod costs;
+mod finite;
 mod generation;
 mod gpu;
 mod padding;
@@ -197,6 +198,7 @@ pub struct Alternative {
     /// Bytes of the token, at most [`MAX_TOKEN`]. They need not be UTF-8.
     pub bytes: Vec<u8>,
     /// Natural logarithm of the token's probability, at least [`LEAST_LOGPROB`].
+    #[serde(deserialize_with = "finite::number")]
     pub logprob: f32,
 }
 

@@ -11,7 +11,7 @@ use cocoon_protocol::{
     manifest::{Manifest, ManifestError, manifest_id},
 };
 use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::Error as _};
 
 /// Largest envelope accepted, in bytes.
 pub const MAX_ENVELOPE_LEN: usize = 1024 * 1024;
@@ -164,7 +164,7 @@ impl Envelope {
         if bytes.len() > MAX_ENVELOPE_LEN {
             return Err(EnvelopeError::TooLong(bytes.len()));
         }
-        let envelope: Self = serde_json::from_slice(bytes).map_err(EnvelopeError::Malformed)?;
+        let envelope: Self = read(bytes).map_err(EnvelopeError::Malformed)?;
         if envelope.signatures.len() > MAX_SIGNATURES {
             return Err(EnvelopeError::TooManySignatures(envelope.signatures.len()));
         }
@@ -188,8 +188,7 @@ impl Envelope {
 
     /// Returns the signed statement. Call it only after [`Self::signed_by`].
     pub(super) fn statement(&self) -> Result<Statement, EnvelopeError> {
-        let statement: Statement =
-            serde_json::from_slice(&self.payload.0).map_err(EnvelopeError::Statement)?;
+        let statement: Statement = read(&self.payload.0).map_err(EnvelopeError::Statement)?;
         if statement.kind != STATEMENT_TYPE || statement.predicate_type != PREDICATE_TYPE {
             return Err(EnvelopeError::StatementType);
         }
@@ -273,4 +272,9 @@ fn statement(manifest_bytes: &[u8]) -> Result<Vec<u8>, SignError> {
     let statement = Statement::of(&manifest, manifest_id(manifest_bytes));
     // Serialising strings, numbers and maps with string keys cannot fail.
     Ok(serde_json::to_vec(&statement).unwrap_or_default())
+}
+
+/// Parses JSON, which is UTF-8. By itself the library does not look at the text of fields that it skips.
+fn read<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, serde_json::Error> {
+    serde_json::from_str(std::str::from_utf8(json).map_err(serde_json::Error::custom)?)
 }

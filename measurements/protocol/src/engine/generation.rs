@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
+use super::finite;
 use crate::wiping::WipingWriter;
 
 /// A request to generate one answer.
@@ -123,21 +124,28 @@ pub enum Format {
 #[serde(deny_unknown_fields)]
 pub struct Sampling {
     /// Temperature, 0 to 2. Zero selects the likeliest token.
+    #[serde(deserialize_with = "finite::number")]
     pub temperature: f32,
     /// Nucleus sampling: probability mass to keep, 0 < `top_p` <= 1.
+    #[serde(deserialize_with = "finite::number")]
     pub top_p: f32,
     /// Number of likeliest tokens to keep; 0 keeps all.
     pub top_k: u32,
     /// Least probability of a token, relative to the likeliest one, 0 to 1.
+    #[serde(deserialize_with = "finite::number")]
     pub min_p: f32,
     /// Subtracted from a token's logit for each occurrence in the answer, -2 to 2.
+    #[serde(deserialize_with = "finite::number")]
     pub frequency_penalty: f32,
     /// Subtracted once from the logit of a token that occurs in the answer, -2 to 2.
+    #[serde(deserialize_with = "finite::number")]
     pub presence_penalty: f32,
     /// Penalty on tokens that occur in prompt or answer, above 0 up to 2. Positive logits are divided by it and negative ones
     /// multiplied; 1 changes nothing.
+    #[serde(deserialize_with = "finite::number")]
     pub repetition_penalty: f32,
     /// Token identifiers with the value added to their logit, -100 to 100.
+    #[serde(deserialize_with = "finite::numbers")]
     pub bias: Vec<(u32, f32)>,
     /// Seed of this answer's random generator.
     pub seed: Seed,

@@ -108,9 +108,40 @@ fn subjects_of(statement: &mut Value) -> &mut Vec<Value> {
     statement["subject"].as_array_mut().unwrap()
 }
 
+/// Envelope and statement are JSON, and so UTF-8, also where they are not read.
+#[test]
+fn no_text_of_an_envelope_is_anything_but_utf8() {
+    let bytes = sample().to_json();
+    let envelope = sign(&bytes, &ALICE).unwrap();
+    let read: Value = serde_json::from_slice(&envelope).unwrap();
+    let payload: Blob = serde_json::from_value(read["payload"].clone()).unwrap();
+    let later = |json: &[u8], text: &[u8]| [b"{\"later\":\"", text, b"\",", &json[1..]].concat();
+    let refused = |envelope: &[u8]| refusal(&bytes, Some(envelope), &signed_by(&[&ALICE], 1), NOW);
+    for (text, fails) in [("é".as_bytes(), false), (b"\xe9", true)] {
+        let read = trust(
+            &bytes,
+            Some(&later(&envelope, text)),
+            &signed_by(&[&ALICE], 1),
+            NOW,
+        );
+        assert_eq!(read.is_err(), fails);
+        let said = payload_signed(later(&payload.0, text));
+        let read = trust(&bytes, Some(&said), &signed_by(&[&ALICE], 1), NOW);
+        assert_eq!(read.is_err(), fails);
+    }
+    let said = refused(&later(&envelope, b"\xe9"));
+    assert!(
+        said.contains("envelope is not a DSSE envelope in JSON: invalid utf-8"),
+        "{said}"
+    );
+}
+
 /// Returns an envelope in which Alice signs `statement`.
 fn signed(statement: &Value) -> Vec<u8> {
-    let payload = serde_json::to_vec_pretty(statement).unwrap();
+    payload_signed(serde_json::to_vec_pretty(statement).unwrap())
+}
+
+fn payload_signed(payload: Vec<u8>) -> Vec<u8> {
     let head = format!("DSSEv1 28 {PAYLOAD_TYPE} {} ", payload.len());
     let message = [head.as_bytes(), &payload].concat();
     let sig = SigningKey::from_bytes(&ALICE).sign(&message).to_bytes();
