@@ -57,7 +57,7 @@ impl Client {
     /// Returns the number of checks in the client's script.
     pub fn checks(self) -> usize {
         match self {
-            Self::Python => 12,
+            Self::Python => 13,
             Self::Node => 11,
         }
     }

@@ -14,8 +14,10 @@ pub const CONTEXT: u32 = 1024;
 const SPECIAL: [&str; 3] = ["<|im_end|>", "<|im_start|>", "<|endoftext|>"];
 /// Number of words in the vocabulary: `la` repeated, 4 to 42 letters long.
 const WORDS: usize = 20;
-/// Logit of the next letter. Other letters and words have 0, so the difference is small against the noise of a
-/// temperature above zero. All other tokens have -1.
+/// The last tokens of the vocabulary: the beginning of a tool call, and what ends it. A logit bias makes the model write them.
+const CALL: [&str; 2] = ["<tool_call>{\"name\":\"weather\"", "</tool_call>"];
+/// Weight of the next letter. Other letters and words have 0, so the difference is small against the noise of a
+/// temperature above zero. All other tokens have -1. The norm before makes the logits 18 times as large, the root of [`WIDTH`].
 const WANTED: f32 = 0.02;
 const TEMPLATE: &str = "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
 
@@ -92,8 +94,8 @@ pub fn of_layers(layers: u32) -> Vec<u8> {
     file(&values, &tensors)
 }
 
-/// Returns the vocabulary: the 256 bytes, the special tokens and the words. Byte-level tokenizers write each byte
-/// that is not printable as a character beyond U+00FF.
+/// Returns the vocabulary: the 256 bytes, the special tokens, the words and the parts of a call. Byte-level tokenizers write
+/// each byte that is not printable as a character beyond U+00FF.
 fn tokens() -> Vec<String> {
     let mut beyond = 256..;
     let bytes = (0..=255_u8).map(|byte| match byte {
@@ -107,6 +109,7 @@ fn tokens() -> Vec<String> {
     bytes
         .chain(SPECIAL.iter().map(|token| (*token).to_owned()))
         .chain((2..2 + WORDS).map(|times| "la".repeat(times)))
+        .chain(CALL.iter().map(|token| (*token).to_owned()))
         .collect()
 }
 
@@ -121,7 +124,7 @@ fn one_hot(vocabulary: usize) -> Vec<f32> {
 /// Returns the output matrix: one row per next token, one column per previous token.
 fn successors(vocabulary: usize) -> Vec<f32> {
     let letters = usize::from(b'a')..=usize::from(b'z');
-    let words = vocabulary - WORDS..vocabulary;
+    let words = vocabulary - CALL.len() - WORDS..vocabulary - CALL.len();
     let mut matrix = vec![0.0; vocabulary * WIDTH];
     for (token, row) in matrix.chunks_mut(WIDTH).enumerate() {
         if !letters.contains(&token) && !words.contains(&token) {

@@ -187,6 +187,7 @@ mod tests {
             name: "f".into(),
             description: None,
             parameters: "{}".into(),
+            strict: false,
         };
         Generation {
             prompt: Prompt::Text(String::new()),

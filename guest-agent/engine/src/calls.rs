@@ -3,7 +3,9 @@
 //! Models write calls as JSON, between marks that depend on the model's family or without marks. Text that turns out not to be
 //! a call is sent as text.
 
-use cocoon_protocol::engine::{Choice, Generation, Spoken, Text, Tool, parse_calls};
+use std::sync::Arc;
+
+use cocoon_protocol::engine::{Choice, Generation, Spoken, Text, Tool, opened_call, parse_calls};
 use cocoon_protocol::wiping::append;
 use zeroize::Zeroizing;
 
@@ -17,8 +19,9 @@ const MARKS: [(&str, Option<&str>); 3] = [
 ];
 
 /// Detector of the tool calls in one answer.
+#[derive(Clone)]
 pub struct Calls {
-    tools: Vec<Tool>,
+    tools: Arc<[Tool]>,
     /// Whether the grammar forces the answer to be a call.
     forced: bool,
     parallel: bool,
@@ -53,7 +56,7 @@ impl Calls {
     /// Creates the detector for the answer to `request`; `None` if the request has no tools.
     pub fn new(request: &Generation) -> Option<Self> {
         (!request.tools.is_empty()).then(|| Self {
-            tools: request.tools.clone(),
+            tools: request.tools.clone().into(),
             forced: request.choice != Choice::Auto,
             parallel: request.parallel,
             held: Zeroizing::default(),
@@ -65,6 +68,14 @@ impl Calls {
     /// Returns whether the answer contains a call.
     pub fn made(&self) -> bool {
         self.made
+    }
+
+    /// Returns the strict tool whose call has just begun, up to the quotation mark after its name.
+    pub fn opened(&self) -> Option<&Tool> {
+        match self.mode {
+            Mode::Bare | Mode::Marked(_) => opened_call(&self.held, &self.tools),
+            Mode::Opening | Mode::Text => None,
+        }
     }
 
     /// Reads one more piece of text.
@@ -185,6 +196,7 @@ mod tests {
             name: "f".into(),
             description: None,
             parameters: "{}".into(),
+            strict: false,
         };
         Calls::new(&Generation {
             prompt: Prompt::Text(String::new()),

@@ -16,9 +16,14 @@ pub trait Grammar: Send {
     /// Sets the logits of tokens that are not allowed next to minus infinity.
     fn restrict(&mut self, logits: &mut [f32]) -> Result<(), TooComplex>;
 
-    /// Advances by a chosen token. Not called for tokens that end the answer.
-    fn accept(&mut self, token: u32) -> Result<(), TooComplex>;
+    /// Advances by a chosen token. Returns false, and does not advance, if no allowed answer continues with it: a grammar may
+    /// leave to this call what is expensive to find out for all tokens. Not called for tokens that end the answer.
+    fn accept(&mut self, token: u32) -> Result<bool, TooComplex>;
 }
+
+/// Most tokens that are tried until the grammar accepts one. Other answers wait meanwhile, and a client's biases could make
+/// thousands of tokens likely that are refused.
+const MAX_TRIED: usize = 64;
 
 /// The grammar exceeded its limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,19 +90,7 @@ impl Chooser {
         // Log probabilities describe the model alone, without penalties, grammar and noise.
         let own = self.top.map(|_| Zeroizing::new(logits.to_vec()));
         penalize(&self.sampling, logits, context, prompt_tokens);
-        if let Some(grammar) = &mut self.grammar {
-            grammar.restrict(logits)?;
-        }
-        perturb(&self.sampling, logits, before as u64);
-        let token = arg_max(logits).ok_or(match self.grammar {
-            Some(_) => NoChoice::TooComplex,
-            None => NoChoice::Nothing,
-        })?;
-        if let Some(grammar) = &mut self.grammar
-            && !self.ends.contains(&token)
-        {
-            grammar.accept(token)?;
-        }
+        let token = self.sample(logits, before as u64)?;
         let logprob = own
             .zip(self.top)
             .map(|(own, top)| self.logprob(&own, token, usize::from(top).min(MAX_TOP)));
@@ -106,6 +99,28 @@ impl Chooser {
             before,
             logprob,
         })
+    }
+
+    /// Samples a token that the grammar accepts.
+    fn sample(&mut self, logits: &mut [f32], before: u64) -> Result<u32, NoChoice> {
+        let Some(grammar) = &mut self.grammar else {
+            perturb(&self.sampling, logits, before);
+            return arg_max(logits).ok_or(NoChoice::Nothing);
+        };
+        grammar.restrict(logits)?;
+        let mut allowed = Zeroizing::new(logits.to_vec());
+        perturb(&self.sampling, logits, before);
+        for _ in 0..MAX_TRIED {
+            // Sampling excludes all but the likeliest tokens. If all that it left are refused, the next likeliest follows.
+            let token = arg_max(logits).or_else(|| arg_max(&allowed));
+            let token = token.ok_or(NoChoice::TooComplex)?;
+            if self.ends.contains(&token) || grammar.accept(token)? {
+                return Ok(token);
+            }
+            logits[token as usize] = f32::NEG_INFINITY;
+            allowed[token as usize] = f32::NEG_INFINITY;
+        }
+        Err(NoChoice::TooComplex)
     }
 
     fn logprob(&self, logits: &[f32], token: u32, top: usize) -> TokenLogprob {
@@ -171,9 +186,22 @@ mod tests {
             Ok(())
         }
 
-        fn accept(&mut self, token: u32) -> Result<(), TooComplex> {
+        fn accept(&mut self, token: u32) -> Result<bool, TooComplex> {
             assert_eq!(self.0.remove(0), token);
+            Ok(true)
+        }
+    }
+
+    /// Grammar that restricts no logits and takes only the named token.
+    struct Picky(u32);
+
+    impl Grammar for Picky {
+        fn restrict(&mut self, _: &mut [f32]) -> Result<(), TooComplex> {
             Ok(())
+        }
+
+        fn accept(&mut self, token: u32) -> Result<bool, TooComplex> {
+            Ok(token == self.0)
         }
     }
 
@@ -207,6 +235,25 @@ mod tests {
         assert_eq!(chooser.prompt_tokens, Some(2));
         // The grammar is not advanced by the end token and therefore still expects it.
         assert!(chooser.choose(&mut model(), &context).is_ok());
+    }
+
+    #[test]
+    fn a_token_that_is_not_accepted_gives_way_to_the_next() {
+        let mut chooser = chooser(None);
+        chooser.grammar = Some(Box::new(Picky(1)));
+        assert_eq!(chooser.choose(&mut model(), &[7]).unwrap().token, 1);
+        // Token 0 ends the answer.
+        chooser.grammar = Some(Box::new(Picky(9)));
+        assert_eq!(chooser.choose(&mut model(), &[7]).unwrap().token, 0);
+        chooser.ends = vec![];
+        let result = chooser.choose(&mut model(), &[7]);
+        assert_eq!(result.err(), Some(NoChoice::TooComplex));
+        let last = MAX_TRIED - 1;
+        for (only, sampled) in [(last, true), (last + 1, false)] {
+            chooser.grammar = Some(Box::new(Picky(u32::try_from(only).unwrap())));
+            let result = chooser.choose(&mut vec![0.5; MAX_TRIED + 1], &[7]);
+            assert_eq!(result.is_ok(), sampled);
+        }
     }
 
     #[test]

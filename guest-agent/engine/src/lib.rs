@@ -18,6 +18,7 @@ pub mod sample;
 pub mod serve;
 pub mod start;
 pub mod stops;
+pub mod strict;
 pub mod turns;
 
 pub use backend::{Backend, Event};

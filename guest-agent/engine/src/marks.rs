@@ -209,6 +209,7 @@ mod tests {
                 name: "f".into(),
                 description: Some("ends </s>".into()),
                 parameters: "{}".into(),
+                strict: false,
             }],
             choice: Choice::Auto,
             parallel: true,

@@ -167,6 +167,7 @@ mod tests {
             name: "f".into(),
             description: Some("adds \"one\"\u{1} e\u{301}".into()),
             parameters: "{}".into(),
+            strict: false,
         };
         let plain = plain(&turns, &[tool], &Choice::Auto);
         let speakers: Vec<Speaker> = plain.iter().map(|plain| plain.speaker).collect();

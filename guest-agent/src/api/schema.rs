@@ -71,6 +71,21 @@ const BESIDE: &[&str] = &[
 /// Checks a schema to which an answer is to be held. The error is the end of a sentence about the schema, and quotes
 /// nothing of it but known keywords.
 pub(super) fn check(text: &str) -> Result<(), String> {
+    check_root(text, |_| Ok(()))
+}
+
+/// As [`check`], for the arguments of a tool, which are an object.
+pub(super) fn check_arguments(text: &str) -> Result<(), String> {
+    check_root(text, |root| match root.get("type") {
+        Some(kind) if kind != "object" => Err("has a `type` other than `object`".to_owned()),
+        _ => Ok(()),
+    })
+}
+
+fn check_root(
+    text: &str,
+    of_root: impl Fn(&Map<String, Value>) -> Result<(), String>,
+) -> Result<(), String> {
     let short = text.len() <= MAX_SCHEMA;
     let Some(schema) = short.then(|| json_object(text)).flatten() else {
         return Err(no_schema());
@@ -80,7 +95,7 @@ pub(super) fn check(text: &str) -> Result<(), String> {
         nodes: 0,
         patterns: 0,
     };
-    let checked = counts.schema(&schema);
+    let checked = of_root(&schema).and_then(|()| counts.schema(&schema));
     let checked = checked.and_then(|()| references::check_chains(&schema));
     // The schema may contain text of a user.
     wipe(Value::Object(schema));

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `tools` | 1 to 64, names of 1 to 64 letters, digits, `_` and `-`, each once |
 //! | `description` | 8 KiB |
-//! | `schema`, and `parameters` of tools that must be called | what [`super::schema`] accepts |
+//! | `schema`, and `parameters` of tools that are strict or must be called | what [`super::schema`] accepts |
 //! | other `parameters` | 32 KiB, a JSON object: no answer is held to them |
 
 use cocoon_protocol::engine::{Choice, Format, Tool};
@@ -28,7 +28,7 @@ pub(super) struct Shape {
 
 /// Takes `tools`, `tool_choice`, `parallel_tool_calls` and `response_format`.
 pub(super) fn take(fields: &mut Fields<'_>) -> Result<Shape, Refusal> {
-    let (mut tools, strict) = tools(fields)?;
+    let mut tools = tools(fields)?;
     let choice = choice(fields, &tools)?;
     check_parameters(&tools, choice.as_ref())?;
     let parallel = fields.take("parallel_tool_calls", "a boolean")?;
@@ -51,11 +51,6 @@ pub(super) fn take(fields: &mut Fields<'_>) -> Result<Shape, Refusal> {
         let message = "`response_format` other than `text` is for requests without `tools`, or with `tool_choice` `none`: an answer of that format could call none.";
         return Err(Refusal::field("response_format", message));
     }
-    if let (Some(param), Choice::Auto) = (strict, &choice) {
-        let message =
-            format!("`{param}` may be true where `tool_choice` is `required` or names a tool.");
-        return Err(Refusal::unsupported(&param, message));
-    }
     Ok(Shape {
         tools,
         choice,
@@ -64,16 +59,15 @@ pub(super) fn take(fields: &mut Fields<'_>) -> Result<Shape, Refusal> {
     })
 }
 
-/// Takes the tools. Also returns the place of the first `strict` that is true.
-fn tools(fields: &mut Fields<'_>) -> Result<(Vec<Tool>, Option<String>), Refusal> {
+fn tools(fields: &mut Fields<'_>) -> Result<Vec<Tool>, Refusal> {
     let Some(raw) = fields.take::<Vec<&RawValue>>("tools", "a list of tools")? else {
-        return Ok((Vec::new(), None));
+        return Ok(Vec::new());
     };
     if !(1..=MAX_TOOLS).contains(&raw.len()) {
         let message = format!("`tools` must have 1 to {MAX_TOOLS} tools.");
         return Err(Refusal::field("tools", message));
     }
-    let (mut tools, mut strict): (Vec<Tool>, _) = (Vec::new(), None);
+    let mut tools: Vec<Tool> = Vec::new();
     for (at, raw) in raw.into_iter().enumerate() {
         let place = format!("tools[{at}]");
         let mut outer = Fields::of(raw, &place)?;
@@ -109,30 +103,30 @@ fn tools(fields: &mut Fields<'_>) -> Result<(Vec<Tool>, Option<String>), Refusal
             // OpenAI's default: a function without parameters.
             None => r#"{"type":"object","properties":{}}"#.to_owned(),
         };
-        if inner.take_in(&place, "strict", "a boolean")? == Some(true) {
-            strict = strict.or(Some(join(&place, "strict")));
-        }
+        let strict: Option<bool> = inner.take_in(&place, "strict", "a boolean")?;
         inner.finish(&place)?;
         tools.push(Tool {
             name,
             description,
             parameters,
+            strict: strict.unwrap_or(false),
         });
     }
-    Ok((tools, strict))
+    Ok(tools)
 }
 
-/// Checks the parameters of the tools. Only tools that must be called become a grammar, so only their schemas are
-/// limited. Of all others the model is at most told in its prompt.
+/// Checks the parameters of the tools. Only tools that are strict or must be called become a grammar, so only their schemas
+/// are limited. Of all others the model is at most told in its prompt.
 fn check_parameters(tools: &[Tool], choice: Option<&Choice>) -> Result<(), Refusal> {
     for (at, tool) in tools.iter().enumerate() {
         let held = match choice {
-            None | Some(Choice::Auto) => false,
+            None => false,
+            Some(Choice::Auto) => tool.strict,
             Some(Choice::Required) => true,
             Some(Choice::Named(name)) => *name == tool.name,
         };
         let checked = match held {
-            true => schema::check(&tool.parameters),
+            true => schema::check_arguments(&tool.parameters),
             false => schema::check_size(&tool.parameters),
         };
         let place = || format!("tools[{at}].function.parameters");

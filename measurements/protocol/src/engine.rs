@@ -8,20 +8,25 @@ mod costs;
 mod finite;
 mod generation;
 mod gpu;
+mod json;
+mod opening;
 mod padding;
+mod schema;
 mod start;
 mod utf8;
 
-pub use calls::{Spoken, is_json_object, parse as parse_calls, schema_of_calls, wipe};
+pub use calls::{Spoken, opened as opened_call, parse as parse_calls};
 pub use costs::Costs;
 pub use generation::{
     Call, Choice, Format, Generation, Key, Prompt, Sampling, Seed, Speaker, Tool, Turn,
-    json_object, json_string, json_value,
 };
 pub use gpu::{
     Crossings, GpuCounts, MAX_TENSORS, MAX_TENSORS_IN_FRAME, TensorRoot, WEIGHTS_PATH, Weights,
 };
+pub use json::{is_json_object, json_object, json_string, json_value, wipe};
+pub use opening::Opening;
 pub use padding::Padding;
+pub use schema::schema_of_calls;
 pub use start::{StartFailure, StartStep};
 pub use utf8::Utf8;
 

@@ -29,6 +29,8 @@ WEATHER = {
         },
     },
 }
+# The model begins a call with one token and ends it with another. The penalty lets it choose each of them once.
+CALL = {"logit_bias": NO_SPACE | {"279": 19, "280": 18.5}, "presence_penalty": 2, "max_completion_tokens": 100}
 NAMED = {"type": "function", "function": {"name": "weather"}}
 
 client = OpenAI(max_retries=0, timeout=300)
@@ -157,6 +159,11 @@ def tools():
         assert answer.choices[0].finish_reason == "tool_calls" and message.content is None, answer
         (call,) = message.tool_calls
         assert (call.function.name, json.loads(call.function.arguments)) == ("weather", {"city": "Kyiv"})
+    # Arguments are an object even if their schema does not say so. The model would rather write a text.
+    parameters = {key: value for key, value in WEATHER["function"]["parameters"].items() if key != "type"}
+    untyped = {"type": "function", "function": WEATHER["function"] | {"parameters": parameters}}
+    answer = chat(tools=[untyped], tool_choice="required", max_completion_tokens=100)
+    assert json.loads(answer.choices[0].message.tool_calls[0].function.arguments) == {"city": "Kyiv"}
     # The client's message object is sent back unchanged, with the tool's answer.
     followed = chat([*HI, message, {"role": "tool", "tool_call_id": call.id, "content": "sunny"}], tools=[WEATHER])
     assert text(followed) == "abcd" and followed.usage.prompt_tokens > answer.usage.prompt_tokens
@@ -166,6 +173,30 @@ def tools():
     assert pieces[0].id.startswith("call_") and pieces[0].function.name == "weather"
     assert json.loads("".join(piece.function.arguments for piece in pieces)) == {"city": "Kyiv"}
     assert chunks[-1].choices[0].finish_reason == "tool_calls"
+
+
+def strict_tools():
+    class Weather(BaseModel):
+        city: Literal["Kyiv"]
+
+    # This tool is strict. The model decides whether to call it.
+    tool = openai.pydantic_function_tool(Weather, name="weather")
+    assert tool["function"]["strict"]
+    assert text(chat(tools=[tool])) == "abcd"
+    answer = client.chat.completions.parse(
+        model=MODEL, messages=HI, tools=[tool], parallel_tool_calls=False, temperature=0, **CALL
+    )
+    choice = answer.choices[0]
+    assert choice.finish_reason == "tool_calls" and choice.message.content is None, answer
+    (call,) = choice.message.tool_calls
+    assert call.function.parsed_arguments == Weather(city="Kyiv")
+    # The call of a tool that is not strict is whatever the model makes of it, here no call at all.
+    assert text(chat(tools=[WEATHER], **CALL)).startswith('<tool_call>{"name":"weather"</tool_call>abc')
+    unknown = WEATHER["function"] | {"strict": True, "parameters": {"type": "object", "oneOf": []}}
+    refused(
+        openai.BadRequestError, "tools[0].function.parameters", "invalid_schema",
+        lambda: chat(tools=[{"type": "function", "function": unknown}]),
+    )
 
 
 def roles_and_parts():
@@ -207,7 +238,7 @@ def errors():
 
 for check in [
     models, a_whole_answer, a_stream, seeds_and_choices, stops, log_probabilities, biases_and_penalties,
-    json_answers, tools, roles_and_parts, completions, errors,
+    json_answers, tools, strict_tools, roles_and_parts, completions, errors,
 ]:
     check()
     print("ok", check.__name__, flush=True)

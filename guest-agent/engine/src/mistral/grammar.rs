@@ -1,5 +1,5 @@
-//! Grammars of answers: JSON schemas compiled by llguidance, with one matcher per answer and separate from the library's
-//! grammars.
+//! Grammars of answers: JSON schemas compiled by llguidance, with one matcher per answer or call and separate from the
+//! library's grammars.
 //!
 //! A schema is untrusted input. Its size and keywords are limited before it gets here. The time and memory that its grammar
 //! takes per token are limited by [`limits`].
@@ -7,13 +7,15 @@
 use std::sync::{Arc, OnceLock};
 
 use cocoon_protocol::engine::{
-    Choice, EngineFailure, Format, Generation, json_value, schema_of_calls,
+    Choice, EngineFailure, Format, Generation, Tool, json_value, schema_of_calls,
 };
-use mistralrs_core::llguidance::api::{ParserLimits, TopLevelGrammar};
+use mistralrs_core::llguidance::api::{ParserLimits, StopReason, TopLevelGrammar};
 use mistralrs_core::llguidance::{Matcher, ParserFactory};
+use zeroize::Zeroizing;
 
 use super::tokens::Tokens;
 use crate::choose::{Grammar, TooComplex};
+use crate::strict::{Schemas, Strict};
 
 /// Compiles grammars for a model's tokens.
 pub(super) struct Grammars {
@@ -32,7 +34,8 @@ impl Grammars {
 
     /// Returns whether the answer to `request` needs a grammar.
     pub(super) fn needed(request: &Generation) -> bool {
-        request.choice != Choice::Auto || !matches!(request.format, Format::Text)
+        let strict = request.tools.iter().any(|tool| tool.strict);
+        strict || request.choice != Choice::Auto || !matches!(request.format, Format::Text)
     }
 
     /// Compiles the grammar of the answer to `request`, if it needs one. May take long.
@@ -40,13 +43,20 @@ impl Grammars {
         &self,
         request: &Generation,
     ) -> Result<Option<Box<dyn Grammar>>, EngineFailure> {
+        if !Self::needed(request) {
+            return Ok(None);
+        }
         let schema = match (&request.choice, &request.format) {
-            (Choice::Auto, Format::Text) => return Ok(None),
+            (Choice::Auto, Format::Text) => {
+                let strict = request.tools.iter().filter(|tool| tool.strict).cloned();
+                let strict: Vec<Tool> = strict.collect();
+                schema_of_calls(&strict, &Choice::Required).ok_or(EngineFailure::Grammar)?
+            }
             (Choice::Auto, Format::Json) => r#"{"type":"object"}"#.to_owned(),
             (Choice::Auto, Format::Schema(schema)) => schema.clone(),
             (choice, _) => schema_of_calls(&request.tools, choice).ok_or(EngineFailure::Grammar)?,
         };
-        let schema = zeroize::Zeroizing::new(schema);
+        let schema = Zeroizing::new(schema);
         let value = json_value(&schema).ok_or(EngineFailure::Grammar)?;
         let factory = self.factory.get_or_init(|| {
             let mut factory = ParserFactory::new_simple(self.tokens.environment()).ok()?;
@@ -59,10 +69,15 @@ impl Grammars {
         let parser = factory.create_parser(TopLevelGrammar::from_json_schema(value));
         // The error is dropped, because it may quote the schema.
         let parser = parser.map_err(|_| EngineFailure::Grammar)?;
-        Ok(Some(Box::new(Schema {
-            matcher: Matcher::new(Ok(parser)),
-            tokens: self.tokens.clone(),
-        })))
+        let matcher = Matcher::new(Ok(parser));
+        let tokens = self.tokens.clone();
+        Ok(match (&request.choice, &request.format) {
+            (Choice::Auto, Format::Text) => {
+                let strict = Strict::new(request, CallSchemas { matcher, tokens });
+                Some(Box::new(strict.ok_or(EngineFailure::Grammar)?))
+            }
+            _ => Some(Box::new(Schema { matcher, tokens })),
+        })
     }
 }
 
@@ -100,10 +115,52 @@ impl Grammar for Schema {
         Ok(())
     }
 
-    fn accept(&mut self, token: u32) -> Result<(), TooComplex> {
-        if self.matcher.is_stopped() {
-            return Ok(());
+    fn accept(&mut self, token: u32) -> Result<bool, TooComplex> {
+        if !self.matcher.is_stopped() {
+            let consumed = self.matcher.consume_token(token);
+            consumed.map_err(|_| TooComplex)?;
         }
-        self.matcher.consume_token(token).map_err(|_| TooComplex)
+        Ok(true)
+    }
+}
+
+/// Schemas of the calls of strict tools.
+struct CallSchemas {
+    /// The matcher at the beginning of a call.
+    matcher: Matcher,
+    tokens: Tokens,
+}
+
+impl Schemas for CallSchemas {
+    type Call = Schema;
+
+    fn bytes(&self, token: u32) -> Vec<u8> {
+        self.tokens.bytes(token, true)
+    }
+
+    fn begun(&mut self, tool: &str, then: &[u8]) -> Result<Option<Schema>, TooComplex> {
+        let begun = [b"{\"name\":\"", tool.as_bytes(), b"\"", then].concat();
+        let begun = Zeroizing::new(begun);
+        let trie = self.tokens.trie();
+        // To the matcher only the bytes count, not how they are divided into tokens.
+        let read = Zeroizing::new(trie.greedy_tokenize(&begun));
+        // Bytes that are no token's are left out.
+        if *Zeroizing::new(trie.decode_raw(&read)) != *begun {
+            return Ok(None);
+        }
+        let mut matcher = self.matcher.deep_clone();
+        let taken = matcher.try_consume_tokens(&read).map_err(|_| TooComplex)?;
+        Ok((taken == read.len()).then(|| Schema {
+            matcher,
+            tokens: self.tokens.clone(),
+        }))
+    }
+
+    fn over(call: &Schema) -> bool {
+        // A matcher also stops when it fails, but then the call is not over.
+        matches!(
+            call.matcher.stop_reason(),
+            StopReason::NoExtension | StopReason::NoExtensionBias | StopReason::EndOfSentence
+        )
     }
 }

@@ -363,7 +363,7 @@ fn what_is_unknown_and_what_is_unsupported_are_told_apart() {
     assert!(!message.contains("secret"));
     let named = r#"{"model":"m","messages":[{"role":"user","content":"a","name":"secret"}]}"#;
     assert_eq!(refused(named).0.as_deref(), Some("messages[0].name"));
-    let strict = TOOL.replace("\"name\"", "\"strict\":true,\"name\"");
+    let strict = TOOL.replace("\"name\"", "\"strict\":1,\"name\"");
     assert_eq!(
         more(&format!("\"tools\":[{strict}]")).0.as_deref(),
         Some("tools[0].function.strict")

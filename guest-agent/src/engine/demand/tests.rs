@@ -187,6 +187,7 @@ fn calls_and_tools_count() {
         name: "f".into(),
         description: Some("a \"b\"".into()),
         parameters: "{}".into(),
+        strict: false,
     }];
     assert_eq!(most_tokens(&asked), plain + 512 + 1 + 5 + 10 + 2 + 64);
     let Prompt::Conversation(turns) = &mut asked.prompt else {

@@ -126,6 +126,7 @@ fn to_engine() -> [ToEngine; 4] {
         name: "f".into(),
         description: Some("b".into()),
         parameters: r#"{"type":"object"}"#.into(),
+        strict: true,
     }];
     called.choice = Choice::Named("f".into());
     let mut shaped = generation(Prompt::Text("a".into()));

@@ -1,10 +1,9 @@
 //! Requests from the agent to the engine. Every text in them comes from a user and is wiped on drop.
 
 use serde::{Deserialize, Serialize};
-use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use super::finite;
-use crate::wiping::WipingWriter;
 
 /// A request to generate one answer.
 #[derive(Clone, Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
@@ -93,6 +92,8 @@ pub struct Tool {
     pub description: Option<String>,
     /// Schema of the arguments: the text of a JSON object.
     pub parameters: String,
+    /// Whether the arguments follow the schema even if the model decides whether to call.
+    pub strict: bool,
 }
 
 /// Whether tools are called.
@@ -180,22 +181,4 @@ impl Default for Sampling {
             seed: Seed::Given(0),
         }
     }
-}
-
-/// Returns `text` as a JSON string with its quotes.
-pub fn json_string(text: &str) -> Zeroizing<String> {
-    let mut json = WipingWriter::with_capacity(text.len() + 16);
-    // Writing a string into memory cannot fail, and the result is UTF-8.
-    let _ = serde_json::to_writer(&mut json, text);
-    Zeroizing::new(String::from_utf8(json.into_bytes()).unwrap_or_default())
-}
-
-/// Parses JSON text into a value, for libraries that require one. Returns `None` if it is not JSON.
-pub fn json_value(text: &str) -> Option<serde_json::Value> {
-    serde_json::from_str(text).ok()
-}
-
-/// Parses JSON text into a map, for libraries that require one. Returns `None` if it is not a JSON object.
-pub fn json_object(text: &str) -> Option<serde_json::Map<String, serde_json::Value>> {
-    serde_json::from_str(text).ok()
 }

@@ -10,6 +10,14 @@ const HELD: usize = MAX_TOKEN + 4;
 /// Assembles the bytes of tokens into UTF-8 text.
 pub struct Utf8(Zeroizing<Vec<u8>>);
 
+impl Clone for Utf8 {
+    fn clone(&self) -> Self {
+        let mut copy = Self::default();
+        copy.0.extend_from_slice(&self.0);
+        copy
+    }
+}
+
 impl Default for Utf8 {
     fn default() -> Self {
         // Allocated once at full size: a reallocation would leave an unwiped copy behind.

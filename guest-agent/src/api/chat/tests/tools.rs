@@ -27,6 +27,24 @@ fn tools_that_need_not_be_called_have_any_parameters() {
             )
         );
     }
+    for (kind, accepted) in [
+        ("", true),
+        (r#""type":"object","#, true),
+        (r#""type":["object"],"#, false),
+        (r#""type":"string","#, false),
+    ] {
+        let root = format!("{{{kind}\"title\":\"a\"}}");
+        let tool = other.replace("{\"type\":\"object\"}", &root);
+        assert!(tool.contains(&root));
+        let parsed = parse(with(&tool, named).as_bytes(), &model(), 4);
+        assert_eq!(parsed.is_ok(), accepted, "{kind}");
+    }
+    let strict = ordinary.replace("\"name\"", "\"strict\":true,\"name\"");
+    let both = format!("{other},{strict}");
+    for (choice, accepted) in [("", false), (auto, false), (none, true), (named, true)] {
+        let parsed = parse(with(&both, choice).as_bytes(), &model(), 4);
+        assert_eq!(parsed.is_ok(), accepted, "{choice}");
+    }
     let long = format!("{{\"title\":\"{}\"}}", "x".repeat(32 * 1024));
     for parameters in ["[]", &long] {
         let tool = TOOL.replace("{\"type\":\"object\"}", parameters);
