@@ -18,6 +18,9 @@ const MARKS: [(&str, Option<&str>); 3] = [
     ("<|python_tag|>", None),
 ];
 
+/// The ends of JSON values that may be calls.
+const COMPLETE: [char; 2] = ['}', ']'];
+
 /// Detector of the tool calls in one answer.
 #[derive(Clone)]
 pub struct Calls {
@@ -81,8 +84,15 @@ impl Calls {
     /// Reads one more piece of text.
     pub fn push(&mut self, text: &str) -> Heard {
         let mut heard = Heard::default();
-        append(&mut self.held, text);
-        while !heard.over && self.step(&mut heard) {}
+        // Bare JSON may be complete after each of these, so calls do not depend on the pieces in which the text comes.
+        for piece in text.split_inclusive(COMPLETE) {
+            append(&mut self.held, piece);
+            while !heard.over && self.step(&mut heard) {}
+            if heard.over {
+                self.held = Zeroizing::default();
+                break;
+            }
+        }
         heard
     }
 
@@ -113,8 +123,8 @@ impl Calls {
                 true
             }
             Mode::Bare => {
-                // JSON is complete only after one of these, so it is not parsed again for every token.
-                if !self.held.trim_end().ends_with(['}', ']']) {
+                // It is not parsed again for every token.
+                if !self.held.ends_with(COMPLETE) {
                     return false;
                 }
                 if let Some(calls) = parse_calls(&self.held, &self.tools) {
@@ -265,10 +275,13 @@ mod tests {
             }
             let single = format!("<tool_call>{one}</tool_call>\n<tool_call>{one}</tool_call>");
             assert_eq!(read(calls(Choice::Auto, false), &single, size), some("", 1));
+            let more = format!("{one} more");
             assert_eq!(
-                read(calls(Choice::Required, true), &format!("{one} more"), 1),
+                read(calls(Choice::Required, true), &more, size),
                 some("", 1)
             );
+            let (text, made) = auto(&more);
+            assert_eq!((text.trim(), made.len()), ("more", 1));
         }
     }
 }

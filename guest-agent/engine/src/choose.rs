@@ -1,5 +1,5 @@
 //! Choice of one token: penalties, then the grammar, then sampling. With this order, tokens that the grammar forbids take no
-//! probability from those that it allows.
+//! probability from those that it allows. Tokens that it refuses only when they are chosen do, but these are rare.
 //!
 //! The library does none of this. With its own grammars every running request fails when the grammar of one becomes too
 //! complex, and its log probabilities would include the noise of our sampling.

@@ -1,8 +1,8 @@
 //! Grammar of an answer that may call strict tools, but need not: it holds from where a call of such a tool begins to where
 //! it ends. All other text is free.
 //!
-//! A call begins where [`Calls::opened`] says. Nothing else is taken for a call of a strict tool, so each such call follows
-//! the tool's schema.
+//! A call begins where [`Calls::opened`] says. Nothing else is taken for a call of a strict tool, so a grammar holds each such
+//! call.
 
 use cocoon_protocol::engine::{Generation, Utf8};
 
@@ -227,6 +227,19 @@ mod tests {
             b"]",
         ];
         assert_eq!(read(bare), [FREE, FREE, CALLED, FREE, FREE]);
+    }
+
+    /// The reader of the answer may get a token in two pieces, because the second may begin a stop string.
+    #[test]
+    fn a_call_may_end_within_a_token() {
+        let tokens: &[&[u8]] = &[
+            b"{\"name\":\"g\",\"arguments\":{}",
+            b"}</",
+            b"b><tool_call>{\"name\":\"f\"",
+            b",\"arguments\":{}}",
+            b"</tool_call>",
+        ];
+        assert_eq!(read(tokens), [FREE, FREE, CALLED, FREE, FREE]);
     }
 
     /// A token that is refused leaves no trace: another one follows what was before it.

@@ -164,6 +164,16 @@ def tools():
     untyped = {"type": "function", "function": WEATHER["function"] | {"parameters": parameters}}
     answer = chat(tools=[untyped], tool_choice="required", max_completion_tokens=100)
     assert json.loads(answer.choices[0].message.tool_calls[0].function.arguments) == {"city": "Kyiv"}
+    # This changes nothing within the schema, even if it refers to itself.
+    node = {
+        "type": "object", "properties": {"next": {"$ref": "#"}}, "required": ["next"], "additionalProperties": False
+    }
+    listed = {"name": "weather", "parameters": {"anyOf": [node, {"type": "null"}]}}
+    answer = chat(
+        tools=[{"type": "function", "function": listed}], tool_choice="required", max_completion_tokens=100,
+        logit_bias=NO_SPACE,
+    )
+    assert json.loads(answer.choices[0].message.tool_calls[0].function.arguments) == {"next": None}
     # The client's message object is sent back unchanged, with the tool's answer.
     followed = chat([*HI, message, {"role": "tool", "tool_call_id": call.id, "content": "sunny"}], tools=[WEATHER])
     assert text(followed) == "abcd" and followed.usage.prompt_tokens > answer.usage.prompt_tokens

@@ -12,13 +12,24 @@ use crate::wiping::WipingWriter;
 /// in the combined schema.
 pub fn schema_of_calls(tools: &[Tool], choice: &Choice) -> Option<String> {
     let one = |tool: &Tool, place: &str| {
-        let mut arguments: Value = serde_json::from_str(&tool.parameters).ok()?;
-        move_references(&mut arguments, &format!("{place}/properties/arguments"));
-        // Arguments are an object, whatever else the schema allows.
-        arguments
-            .as_object_mut()?
-            .insert("type".into(), "object".into());
+        let mut schema: Value = serde_json::from_str(&tool.parameters).ok()?;
+        // Arguments are an object, whatever else their schema allows. The schema itself stays as it is, because it may refer to
+        // itself.
+        let typed = schema.as_object()?.get("type") == Some(&json!("object"));
+        let put = match typed {
+            true => format!("{place}/properties/arguments"),
+            false => format!("{place}/$defs/arguments"),
+        };
+        move_references(&mut schema, &put);
+        let (arguments, definitions) = match typed {
+            true => (schema, json!({})),
+            false => (
+                json!({ "$ref": format!("#{put}"), "type": "object" }),
+                json!({ "arguments": schema }),
+            ),
+        };
         Some(json!({
+            "$defs": definitions,
             "type": "object",
             "properties": { "name": { "const": tool.name }, "arguments": arguments },
             "required": ["name", "arguments"],
@@ -100,16 +111,18 @@ mod tests {
             "properties":{"x":{"$ref":"#/$defs/a"},"$ref":{"items":{"$ref":"#/definitions/b"}},
                 "y":{"prefixItems":[{"$ref":"#"}],"additionalProperties":{"$ref":"#"}},
                 "z":{"const":{"$ref":"#"},"enum":[{"$ref":"#"}],"default":{"$ref":"#"},"examples":[{"$ref":"#"}]}}}"##;
-        let tools = ["f", "g", "h"].map(|name| tool(name, parameters));
-        for (choice, place) in [
-            (Choice::Named("g".into()), ""),
-            (Choice::Required, "/anyOf/0"),
-            (Choice::Required, "/anyOf/2"),
+        let typed = parameters.replacen('{', r#"{"type":"object","#, 1);
+        let tools = [("f", parameters), ("g", parameters), ("h", &typed)];
+        let tools = tools.map(|(name, parameters)| tool(name, parameters));
+        for (choice, root) in [
+            (Choice::Named("g".into()), "/$defs/arguments"),
+            (Choice::Named("h".into()), "/properties/arguments"),
+            (Choice::Required, "/anyOf/0/$defs/arguments"),
+            (Choice::Required, "/anyOf/2/properties/arguments"),
         ] {
             let schema = schema_of_calls(&tools, &choice).unwrap();
             let schema: Value = serde_json::from_str(&schema).unwrap();
-            let root = format!("{place}/properties/arguments");
-            let put = schema.pointer(&root).unwrap();
+            let put = schema.pointer(root).unwrap();
             let follow = |from: &str| {
                 let to = put.pointer(from).unwrap()["$ref"].as_str().unwrap();
                 schema.pointer(to.strip_prefix('#').unwrap()).unwrap()
@@ -132,8 +145,9 @@ mod tests {
     #[test]
     fn a_call_that_must_come_has_a_schema() {
         let tools = [
-            tool("weather", r##"{"$ref":"#/$defs/a","$defs":{"a":{}}}"##),
-            tool("time", "{}"),
+            tool("weather", r#"{"type":"object"}"#),
+            tool("time", r#"{"anyOf":[]}"#),
+            tool("date", r#"{"type":["object"]}"#),
         ];
         let schema = |choice| schema_of_calls(&tools, &choice);
         assert_eq!(schema(Choice::Auto), None);
@@ -141,13 +155,17 @@ mod tests {
         let read = |choice| -> Value { serde_json::from_str(&schema(choice).unwrap()).unwrap() };
         let named = read(Choice::Named("time".into()));
         assert_eq!(named["properties"]["name"], json!({ "const": "time" }));
-        assert_eq!(
-            named["properties"]["arguments"],
-            json!({ "type": "object" })
-        );
         let any = read(Choice::Required);
-        assert_eq!(any["anyOf"].as_array().unwrap().len(), 2);
-        assert_eq!(any["anyOf"][0]["properties"]["arguments"]["type"], "object");
+        let [weather, time, date] = any["anyOf"].as_array().unwrap().as_slice() else {
+            panic!("{any}");
+        };
+        let arguments = |call: &Value| call["properties"]["arguments"].clone();
+        assert_eq!(arguments(weather), json!({ "type": "object" }));
+        for (call, place) in [(&named, ""), (time, "/anyOf/1"), (date, "/anyOf/2")] {
+            let itself = format!("#{place}/$defs/arguments");
+            assert_eq!(arguments(call), json!({ "$ref": itself, "type": "object" }));
+        }
+        assert_eq!(time["$defs"]["arguments"], json!({ "anyOf": [] }));
         assert_eq!(schema_of_calls(&[tool("f", "[]")], &Choice::Required), None);
     }
 }
