@@ -306,7 +306,7 @@ impl Refusal {
             Failure::Engine(EngineFailure::GrammarLimit) => {
                 let mut refusal = invalid(
                     Some("schema_too_complex"),
-                    "The JSON schema became too complex while the answer was written: simplify it.",
+                    "The JSON schema became too complex while the answer was written: simplify it, or leave `logit_bias` out.",
                 );
                 refusal.param = None;
                 refusal

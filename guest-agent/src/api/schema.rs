@@ -77,7 +77,9 @@ pub(super) fn check(text: &str) -> Result<(), String> {
 /// As [`check`], for the arguments of a tool, which are an object.
 pub(super) fn check_arguments(text: &str) -> Result<(), String> {
     check_root(text, |root| match root.get("type") {
-        Some(kind) if kind != "object" => Err("has a `type` other than `object`".to_owned()),
+        Some(kind) if kind != "object" => {
+            Err("must have the `type` `object`, because arguments are one".to_owned())
+        }
         _ => Ok(()),
     })
 }

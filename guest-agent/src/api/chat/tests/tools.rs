@@ -27,17 +27,26 @@ fn tools_that_need_not_be_called_have_any_parameters() {
             )
         );
     }
-    for (kind, accepted) in [
-        ("", true),
-        (r#""type":"object","#, true),
-        (r#""type":["object"],"#, false),
-        (r#""type":"string","#, false),
-    ] {
+    let of_root = |kind: &str| {
         let root = format!("{{{kind}\"title\":\"a\"}}");
         let tool = other.replace("{\"type\":\"object\"}", &root);
         assert!(tool.contains(&root));
-        let parsed = parse(with(&tool, named).as_bytes(), &model(), 4);
-        assert_eq!(parsed.is_ok(), accepted, "{kind}");
+        with(&tool, named)
+    };
+    for kind in ["", r#""type":"object","#] {
+        assert!(
+            parse(of_root(kind).as_bytes(), &model(), 4).is_ok(),
+            "{kind}"
+        );
+    }
+    for kind in [r#""type":["object"],"#, r#""type":"string","#] {
+        let (param, code, message) = refused(&of_root(kind));
+        assert_eq!(param.as_deref(), Some("tools[0].function.parameters"));
+        assert_eq!(code, Some("invalid_schema"));
+        assert_eq!(
+            message,
+            "`tools[0].function.parameters` must have the `type` `object`, because arguments are one."
+        );
     }
     let strict = ordinary.replace("\"name\"", "\"strict\":true,\"name\"");
     let both = format!("{other},{strict}");
